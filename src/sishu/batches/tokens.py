@@ -1,0 +1,82 @@
+"""A corpus as one long row of tokens, and windows cut from it for next-token training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sishu.batches.batch import Batch, Stateless, draw, shuffled
+from sishu.run import write_atomic
+from sishu.tokenizer.tokenizer import Tokenizer
+
+Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+
+
+def write_tokens(texts: Sequence[str], tokenizer: Tokenizer, path: Path) -> int:
+    """Write `<bos> text <bos> text …` as flat little-endian uint16 (uint32 above 65,536 tokens) at `path`
+    and the documents' ends as uint64 beside it (`.ends`). Returns the number of tokens."""
+    kind = "<u2" if tokenizer.vocabulary_size <= 2**16 else "<u4"
+    rows = [[tokenizer.bos, *ids] for ids in tokenizer.encode_batch(texts)]
+    flat = np.fromiter((i for row in rows for i in row), dtype=kind)
+    ends = np.cumsum([len(row) for row in rows], dtype="<u8")
+    write_atomic(path, flat.tobytes())
+    write_atomic(path.with_suffix(".ends"), ends.tobytes())
+    return len(flat)
+
+
+def read_tokens(path: Path, vocabulary: int) -> Ids:
+    """The tokens written by `write_tokens`, mapped into memory."""
+    return np.memmap(path, dtype="<u2" if vocabulary <= 2**16 else "<u4", mode="r")
+
+
+def read_documents(path: Path, vocabulary: int) -> list[Ids]:
+    """The same tokens, one array a document, each starting with its `<bos>`."""
+    ends = np.fromfile(path.with_suffix(".ends"), dtype="<u8").astype(int).tolist()
+    tokens = read_tokens(path, vocabulary)
+    return [tokens[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+class Windows(Stateless):
+    """Windows of `context_length` + 1 tokens, in a fresh order and from a fresh offset every epoch.
+
+    The corpus is a ring: it may be shorter than one window, and no token is left out.
+    """
+
+    def __init__(
+        self,
+        tokens: Ids,
+        context_length: int,
+        batch: int,
+        micro_batch: int,
+        seed: int,
+        share: float = 1.0,
+    ) -> None:
+        self.tokens, self.context_length = tokens, context_length
+        self.batch, self.micro_batch = batch, min(micro_batch, batch)
+        self.seed, self.share = seed, share
+        self.per_epoch = -(-len(tokens) // context_length)
+
+    def batches(self, step: int) -> list[Batch]:
+        """Batches with `ids` and `targets`, both (B, T) int64."""
+        span = np.arange(self.context_length + 1)
+        rows = []
+        for place, window in enumerate(
+            draw(self.per_epoch, self.batch, step, "windows", self.seed)
+        ):
+            epoch = (step * self.batch + place) // self.per_epoch
+            offset = shuffled(self.context_length, "offset", self.seed, epoch)[0]
+            at = (offset + window * self.context_length + span) % len(self.tokens)
+            rows.append(self.tokens[at])
+        ids = torch.from_numpy(np.stack(rows).astype(np.int64))
+        return [
+            Batch(
+                {"ids": part[:, :-1], "targets": part[:, 1:]},
+                share=self.share * len(part) / len(ids),
+                kind="tokens",
+            )
+            for part in torch.split(ids, self.micro_batch)
+        ]

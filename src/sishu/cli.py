@@ -1,0 +1,298 @@
+"""The `sishu` command: one thin function per command."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sishu.config import merge, parse_overrides
+from sishu.console import UserError, say, set_quiet, show_table, warn
+from sishu.road import (
+    RECIPE_FILE,
+    STAGES,
+    load_recipe,
+    needed,
+    recipe_names,
+    show_times,
+    stage_overrides,
+    walk,
+)
+from sishu.run import Run, is_disk_full
+
+app = typer.Typer(
+    help="sishu, a private school for language models: from web pages to an assistant, one road.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Settings, such as train.steps=100 or data=my.txt.",
+    ),
+]
+RunFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--run", help="The run's folder; default runs/NAME.", show_default=False
+    ),
+]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        help="A recipe to take settings from; default: the run's own, else `text`."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/quickstart.")
+]
+
+
+@app.command(
+    "run",
+    help="Walk a whole road: every stage of a recipe, leaving out what is done already.",
+)
+def run_recipe(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe's name, a .yaml file, or a run's folder.")
+    ],
+    words: Words = None,
+    run: RunFolder = None,
+    quiet: Quiet = False,
+) -> None:
+    set_quiet(quiet)
+    chosen = load_recipe(recipe, parse_overrides(words or []))
+    folder = run or (
+        Path(recipe)
+        if (Path(recipe) / RECIPE_FILE).is_file()
+        else Path("runs") / chosen.name
+    )
+    show_times(walk(chosen, folder, chosen.stages), chosen.stages)
+    report = folder / "report" / "report.html"
+    if report.is_file():
+        print(report.resolve())
+
+
+def _stage(
+    stage: str,
+    words: list[str] | None,
+    run: Path | None,
+    recipe: str | None,
+    quiet: bool,
+) -> None:
+    """Walk the road up to one stage."""
+    set_quiet(quiet)
+    given = parse_overrides(words or [])
+    overrides = stage_overrides(stage, given)
+    if run is None and recipe is None and isinstance(given.get("data"), str):
+        overrides = merge({"name": Path(given["data"]).stem}, overrides)
+    if recipe is None:
+        recipe = str(run) if run and (run / RECIPE_FILE).is_file() else "text"
+    chosen = load_recipe(recipe, overrides)
+    folder = run or Path("runs") / chosen.name
+    stages = needed(stage, chosen, Run(folder))
+    show_times(walk(chosen, folder, stages), stages)
+    print((folder / stage).resolve())
+
+
+@app.command(
+    help="Fetch web pages into a WARC archive, politely. Example: sishu crawl seeds=[https://…]"
+)
+def crawl(
+    words: Words = None,
+    run: RunFolder = None,
+    recipe: RecipeName = None,
+    quiet: Quiet = False,
+) -> None:
+    _stage("crawl", words, run, recipe, quiet)
+
+
+@app.command(
+    help="Turn pages or files into clean, deduplicated documents. Example: sishu corpus data=pages.warc.gz"
+)
+def corpus(
+    words: Words = None,
+    run: RunFolder = None,
+    recipe: RecipeName = None,
+    quiet: Quiet = False,
+) -> None:
+    _stage("corpus", words, run, recipe, quiet)
+
+
+@app.command(
+    help="Learn a byte-level BPE vocabulary. Example: sishu tokenizer data=my.txt vocabulary=2048"
+)
+def tokenizer(
+    words: Words = None,
+    run: RunFolder = None,
+    recipe: RecipeName = None,
+    quiet: Quiet = False,
+) -> None:
+    _stage("tokenizer", words, run, recipe, quiet)
+
+
+@app.command(
+    help="Train a decoder from random weights; corpus and tokenizer are made first. "
+    "Example: sishu pretrain data=my.txt model.depth=4 train.steps=300"
+)
+def pretrain(
+    words: Words = None,
+    run: RunFolder = None,
+    recipe: RecipeName = None,
+    quiet: Quiet = False,
+) -> None:
+    _stage("pretrain", words, run, recipe, quiet)
+
+
+@app.command(
+    help="Teach a model to answer. Example: sishu sft data=conversations.jsonl model=runs/my/pretrain/model"
+)
+def sft(
+    words: Words = None,
+    run: RunFolder = None,
+    recipe: RecipeName = None,
+    quiet: Quiet = False,
+) -> None:
+    _stage("sft", words, run, recipe, quiet)
+
+
+@app.command(
+    help="Learn which answer is better, from ranked answers. Example: sishu reward --run runs/my"
+)
+def reward(
+    words: Words = None,
+    run: RunFolder = None,
+    recipe: RecipeName = None,
+    quiet: Quiet = False,
+) -> None:
+    _stage("reward", words, run, recipe, quiet)
+
+
+@app.command(
+    help="Improve the answers against the reward model (PPO). Example: sishu ppo --run runs/my kl_target=4"
+)
+def ppo(
+    words: Words = None,
+    run: RunFolder = None,
+    recipe: RecipeName = None,
+    quiet: Quiet = False,
+) -> None:
+    _stage("ppo", words, run, recipe, quiet)
+
+
+@app.command("eval", help="Examine a run on held-out text, questions and rankings.")
+def evaluate(
+    words: Words = None,
+    run: RunFolder = None,
+    recipe: RecipeName = None,
+    quiet: Quiet = False,
+) -> None:
+    _stage("eval", words, run, recipe, quiet)
+
+
+@app.command(help="Write the report of a run: one self-contained page.")
+def report(
+    words: Words = None,
+    run: RunFolder = None,
+    recipe: RecipeName = None,
+    quiet: Quiet = False,
+) -> None:
+    _stage("report", words, run, recipe, quiet)
+
+
+@app.command(help="What a run is made of: stages, inputs, figures, sizes.")
+def show(run: RunArgument) -> None:
+    opened = _open(run)
+    for name in STAGES:
+        manifest = opened.manifest(name)
+        if manifest is None:
+            state = (
+                "begun, not finished"
+                if (run / name / "begun.json").exists()
+                else "not made"
+            )
+            say(f"{name}: {state}")
+            continue
+        size = sum(about["bytes"] for about in manifest["outputs"].values())
+        inputs = (
+            ", ".join(f"{k} ({v['path']})" for k, v in manifest["inputs"].items())
+            or "none"
+        )
+        say(
+            f"{name}: {manifest['seconds']:,.1f} s, {size / 1e6:,.1f} MB, key {manifest['key'][:12]}"
+        )
+        say(f"  inputs: {inputs}")
+        for figure, value in manifest["figures"].items():
+            say(f"  {figure}: {_brief(value)}")
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_brief(v)}" for k, v in value.items())
+    return str(value)
+
+
+def _open(run: Path) -> Run:
+    if not (run / RECIPE_FILE).is_file():
+        raise UserError(
+            f"{run} is no run folder: give one that `sishu run` made, such as runs/quickstart."
+        )
+    return Run(run)
+
+
+@app.command(help="The recipes that come with sishu.")
+def recipes() -> None:
+    rows = []
+    for name in recipe_names():
+        chosen = load_recipe(name, {})
+        rows.append((name, " ".join(chosen.stages)))
+    show_table("Recipes", ["name", "stages"], rows)
+
+
+def main() -> None:
+    """Run the command; a mistake the user can mend is one sentence and exit code 2, Ctrl-C is 130."""
+    try:
+        code = app(standalone_mode=False)
+    except (UserError, typer.Exit) as error:
+        if isinstance(error, typer.Exit):
+            sys.exit(error.exit_code)
+        warn(str(error))
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        warn("Stopped; the same command goes on where it was.")
+        sys.exit(130)
+    except Exception as error:
+        if is_disk_full(error):
+            warn(
+                "The disk is full: free some space; the same command then goes on where it was."
+            )
+            sys.exit(2)
+        if hasattr(error, "format_message") and hasattr(
+            error, "exit_code"
+        ):  # click's usage errors
+            warn(f"{error.format_message()} See `sishu --help`.")
+            sys.exit(2)
+        traceback.print_exc()
+        warn(
+            "This is a fault in sishu, not in your input: please report it with the lines above."
+        )
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""Questions and answers about Python, in the words of its own documentation.
+
+Every answer has one form, the *asked form*, so that a very small model can learn it and a program
+can tell whether it did: the object's qualified name in backticks, with its signature when the
+question is how to call it, a colon, and one or two sentences of the docstring.
+
+    `json.dumps`: Serialize `obj` to a JSON formatted `str`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sishu.corpus.docstring import first_sentences
+from sishu.corpus.document import Page
+from sishu.corpus.pydoc_page import Kind, PydocObject, pydoc_objects
+
+SHORTEST, LONGEST = 20, 240
+_ASKED_FORM = re.compile(
+    r"`[^\W\d]\w*(?:\.\w+)*(?:\([^`\n]*\))?`: "  # the name, perhaps with its signature
+    r"(?!\s)[^\n]*[^\s.…。！？!?,;:][\"')\]>`”’）」』]*[.!?。！？]"
+)
+_BOILERPLATE = re.compile(
+    r"Initialize self|See help\(type|Return self|Create and return a new|Helper for pickle"
+    r"|Implement \w+\(|Return (?:repr|str|hash|len|getattr|iter|next|key in|value|an array)\b.*self"
+    r"|Default object formatter|An enumeration|Return (?:bool )?key in"
+    r"|Support for |Return state information for pickling|Abstract classes can override"
+    r"|This method is called when a class is subclassed|None\.$|Size of object in memory"
+    r"|Alias for field number|See PEP \d+\.?$|#|\(?internal|TODO|XXX",
+    re.IGNORECASE,
+)
+_SPECIAL = re.compile(r"__\w+__")
+_UNFIT = re.compile(
+    r"[\w.+-]+@[\w-]+\.\w|\b0x[0-9a-fA-F]{8,}|<\S+ object|>>>|\$(?:Id|Revision)|https?://|[\x00-\x1f]"
+)
+_PURPOSE: dict[Kind, tuple[str, ...]] = {
+    "module": ("What is the module `{0}` for?", "What does the module `{0}` do?"),
+    "topic": ("What does Python's help say about `{0}`?", "What is `{0}` in Python?"),
+    "exception": (
+        "When is the exception `{0}` raised?",
+        "What is the exception `{0}` for?",
+    ),
+    "class": (
+        "What is the class `{0}` for?",
+        "What is `{0}` for?",
+        "What is the class `{1}` in `{2}`?",
+    ),
+    "function": (
+        "What is `{0}` for?",
+        "What does the function `{1}` in `{2}` do?",
+        "What does `{0}` do?",
+        "What does `{1}{3}` in `{2}` do?",
+    ),
+    "method": (
+        "What is the method `{0}` for?",
+        "What does the method `{1}` of `{2}` do?",
+        "What does `{0}` do?",
+    ),
+}
+_CALL = (
+    "How do I call `{0}`?",
+    "How is `{0}` called?",
+    "What arguments does `{0}` take?",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One question with its answer in the asked form."""
+
+    question: str
+    answer: str
+    name: str
+    """Qualified name of the object, `json.dumps`; built-ins as they are written, `str.split`."""
+    kind: Kind
+    group: str
+    """Top-level module (`json`, `builtins`); a topic's own key. Splits keep a group together."""
+
+
+def make_lessons(pages: Iterable[Page]) -> list[Lesson]:
+    """Lessons from pydoc pages, sorted by name, kind and question; other pages give none.
+
+    The same pages in any order give the same lessons. An object documented on several pages
+    (`json.JSONDecoder`, `json.decoder.JSONDecoder`) is taught once, under its shortest name; words
+    shared by different objects are taught for two of them at most.
+    """
+    found: dict[tuple[str, str], tuple[PydocObject, str]] = {}
+    for page in pages:
+        for one in pydoc_objects(page):
+            body = _body(one)
+            # Longest signature and body first, so that two versions of a page merge in any order.
+            key = (_qualified(one), one.kind)
+            if body and (key not in found or _wins(one, found[key][0])):
+                found[key] = (one, body)
+    taught_docstrings: set[tuple[str, str]] = set()
+    taught_bodies: dict[str, int] = defaultdict(int)
+    lessons: list[Lesson] = []
+    for (name, kind), (one, body) in sorted(
+        found.items(), key=lambda item: _rank(*item[0])
+    ):
+        same_object = (name.rsplit(".", 1)[-1], one.docstring)
+        if (kind != "topic" and same_object in taught_docstrings) or taught_bodies[
+            body
+        ] >= 2:
+            continue
+        made = _lessons_of(one, name, body)
+        lessons.extend(made)
+        if made:
+            taught_docstrings.add(same_object)
+            taught_bodies[body] += 1
+    return sorted(
+        lessons, key=lambda lesson: (lesson.name, lesson.kind, lesson.question)
+    )
+
+
+def _wins(one: PydocObject, other: PydocObject) -> bool:
+    return (one.docstring, one.signature) > (other.docstring, other.signature)
+
+
+def _rank(name: str, kind: str) -> tuple[int, int, str, str]:
+    return (name.count("."), len(name), name, kind)
+
+
+def conversation(lesson: Lesson) -> dict[str, object]:
+    """The lesson as one line of `conversations.jsonl`: two messages with name, kind and group."""
+    return {
+        "messages": [
+            {"role": "user", "content": lesson.question},
+            {"role": "assistant", "content": lesson.answer},
+        ],
+        "name": lesson.name,
+        "kind": lesson.kind,
+        "group": lesson.group,
+    }
+
+
+def in_asked_form(answer: str) -> bool:
+    """Whether an answer has the form that every lesson has.
+
+    That is: `` `qualified.name`: `` or `` `qualified.name(signature)`: ``, one space, then a single
+    line that ends with exactly one sentence mark (`.`, `!`, `?` or their Chinese forms; an ellipsis
+    is no end), 20 to 240 characters in all, with backticks in pairs. It judges form alone: a
+    made-up description in this form passes.
+    """
+    return (
+        SHORTEST <= len(answer) <= LONGEST
+        and answer.count("`") % 2 == 0
+        and _ASKED_FORM.fullmatch(answer) is not None
+    )
+
+
+def _qualified(one: PydocObject) -> str:
+    if one.kind in ("module", "topic") or one.module == "builtins":
+        return one.name
+    return f"{one.module}.{one.name}"
+
+
+def _body(one: PydocObject) -> str:
+    """The sentences worth teaching about an object; empty when its docstring has none."""
+    last = one.name.rsplit(".", 1)[-1]
+    if _BOILERPLATE.match(one.docstring.lstrip()):
+        return ""
+    body = first_sentences(one.docstring, last)
+    if _BOILERPLATE.match(body) or _UNFIT.search(body) or len(body.split()) < 2:
+        return ""
+    if body.startswith(
+        f"{last}("
+    ):  # the generated `Point(x, y)` of named tuples and dataclasses
+        return ""
+    words = set(re.findall(r"[^\W\d]{3,}", body)) - {"self", "other"}
+    # `a + b.` on `__add__` and the like says nothing; special methods must say something.
+    return body if len(words) >= (3 if _SPECIAL.fullmatch(last) else 1) else ""
+
+
+def _lessons_of(one: PydocObject, name: str, body: str) -> list[Lesson]:
+    group = one.name if one.kind == "topic" else one.module.split(".")[0]
+    owner, _, last = name.rpartition(".")
+    signature = (
+        "" if _UNFIT.search(one.signature) or "`" in one.signature else one.signature
+    )
+    templates = _PURPOSE[one.kind]
+    if not owner or not signature or len(signature) > 60:
+        templates = tuple(
+            t for t in templates if "{3}" not in t or (owner and signature)
+        )
+        templates = tuple(t for t in templates if "{2}" not in t or owner)
+    pairs = [(_pick(templates, name), f"`{name}`: {body}")]
+    if (
+        one.kind in ("function", "method", "class")
+        and signature
+        and not _SPECIAL.fullmatch(last)
+    ):
+        pairs.append((_pick(_CALL, name), f"`{name}{signature}`: {body}"))
+    return [
+        Lesson(
+            template.format(name, last, owner, signature), answer, name, one.kind, group
+        )
+        for template, answer in pairs
+        if in_asked_form(answer)
+    ]
+
+
+def _pick(templates: tuple[str, ...], name: str) -> str:
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+    return templates[int.from_bytes(digest[:4], "big") % len(templates)]
+
+
+def damage(answer: str, rng: random.Random) -> str:
+    """A plausible bad answer made from a good one, never equal to it.
+
+    One of: words in another order, cut off before the end, a phrase said again and again,
+    characters missing. Half the time the `` `name`: `` in front stays whole, so that a judge has to
+    read what follows. Text without spaces (Chinese) is handled by characters.
+    """
+    head = re.match(r"`[^`]+`: ", answer)
+    kept = head[0] if head and rng.random() < 0.5 else ""
+    rest = answer[len(kept) :]
+    ways = [_shuffled, _cut, _repeated, _thinned]
+    rng.shuffle(ways)
+    for way in ways:
+        damaged = kept + way(rest, rng)
+        if damaged != answer:
+            return damaged
+    return f"{answer} {answer}" if answer else "`"
+
+
+def _units(text: str) -> list[str]:
+    words = re.findall(r"\S+\s*", text)
+    return words if len(words) >= 4 else list(text)
+
+
+def _shuffled(text: str, rng: random.Random) -> str:
+    units = [unit.strip() or unit for unit in _units(text)]
+    rng.shuffle(units)
+    return (" " if re.search(r"\S\s+\S", text) else "").join(units)
+
+
+def _cut(text: str, rng: random.Random) -> str:
+    return text[: int(len(text) * rng.uniform(0.2, 0.75))].rstrip(" .!?。！？")
+
+
+def _repeated(text: str, rng: random.Random) -> str:
+    units = _units(text)
+    if not units:
+        return text
+    size = min(len(units), rng.randint(2, 5))
+    start = rng.randint(0, len(units) - size)
+    phrase = [
+        unit if unit[-1].isspace() or len(unit) == 1 else f"{unit} " for unit in units
+    ]
+    again = phrase[start : start + size] * rng.randint(2, 4)
+    return "".join([*phrase[: start + size], *again, *units[start + size :]]).rstrip()
+
+
+def _thinned(text: str, rng: random.Random) -> str:
+    share = rng.uniform(0.1, 0.3)
+    return "".join(letter for letter in text if rng.random() >= share)

@@ -1,0 +1,91 @@
+"""What can be said of a set of answers: whether they end, keep the form, repeat, and what they are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from sishu.batches.batch import pad_right
+from sishu.corpus.lessons import in_asked_form
+from sishu.generate.alarms import repeats
+from sishu.generate.engine import Completion, Engine, Sampling
+from sishu.models.decoder import Decoder, Scorer
+from sishu.objectives.language import log_probabilities
+
+
+def answer_prompts(
+    engine: Engine, prompts: Sequence[list[int]], sampling: Sampling, batch: int = 128
+) -> list[Completion]:
+    """One answer per prompt, in batches."""
+    answers: list[Completion] = []
+    for at in range(0, len(prompts), batch):
+        answers += engine.complete(prompts[at : at + batch], sampling)
+    return answers
+
+
+def summary(answers: Sequence[Completion]) -> dict[str, float]:
+    """Shares of answers that end by themselves, that also have the asked form, that repeat; mean length."""
+    count = len(answers)
+    ended = [a for a in answers if a.finish == "stop"]
+    return {
+        "ended": round(len(ended) / count, 4),
+        "in_form": round(sum(in_asked_form(a.text) for a in ended) / count, 4),
+        "repetition": round(sum(repeats(a.ids) for a in answers) / count, 4),
+        "length": round(sum(len(a.ids) for a in answers) / count, 2),
+    }
+
+
+@torch.no_grad()
+def reward_answers(
+    model: Scorer,
+    scale: Mapping[str, Any],
+    prompts: Sequence[list[int]],
+    answers: Sequence[Completion],
+    pad: int,
+) -> dict[str, float]:
+    """Mean and deviation of the scaled rewards, with the answers' length and repetition."""
+    device = next(model.parameters()).device
+    rewards = []
+    pairs = list(zip(prompts, answers, strict=True))
+    for at in range(0, len(pairs), 64):
+        rows = [[*prompt, *answer.ids] for prompt, answer in pairs[at : at + 64]]
+        last = torch.tensor([len(row) - 1 for row in rows], device=device)
+        scores = model(pad_right(rows, pad).to(device))
+        rewards.append(scores.gather(1, last[:, None]).squeeze(1).cpu())
+    scaled = (torch.cat(rewards) - scale["mean"]) / scale["deviation"]
+    about = summary(answers)
+    return {
+        "mean": round(float(scaled.mean()), 4),
+        "std": round(float(scaled.std()), 4),
+        "repetition": about["repetition"],
+        "length": about["length"],
+    }
+
+
+@torch.no_grad()
+def divergence(
+    policy: Decoder,
+    reference: Decoder,
+    prompts: Sequence[list[int]],
+    answers: Sequence[Completion],
+    pad: int,
+) -> float:
+    """Mean over the policy's answers of log π - log π_ref, in nats per answer."""
+    device = next(policy.parameters()).device
+    total = 0.0
+    pairs = list(zip(prompts, answers, strict=True))
+    for at in range(0, len(pairs), 64):
+        some = pairs[at : at + 64]
+        rows = [[*prompt, *answer.ids] for prompt, answer in some]
+        ids = pad_right(rows, pad).to(device)
+        place = torch.arange(1, ids.shape[1], device=device)
+        starts = torch.tensor([len(prompt) for prompt, _ in some], device=device)
+        ends = torch.tensor([len(row) for row in rows], device=device)
+        mask = (place >= starts[:, None]) & (place < ends[:, None])
+        difference = (
+            log_probabilities(policy, ids)[0] - log_probabilities(reference, ids)[0]
+        )
+        total += float((difference * mask).sum())
+    return round(total / max(1, len(pairs)), 4)

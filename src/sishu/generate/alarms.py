@@ -1,0 +1,50 @@
+"""Signs that a policy is collapsing: repeating itself, running long or short, losing its entropy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+def repeats(ids: Sequence[int], size: int = 4, times: int = 3) -> bool:
+    """Whether some run of `size` tokens occurs `times` times or more."""
+    runs = Counter(tuple(ids[i : i + size]) for i in range(len(ids) - size + 1))
+    return bool(runs) and max(runs.values()) >= times
+
+
+@dataclass
+class CollapseAlarms:
+    """Compares a policy with what it was at the first step; an alarm rings once it has been wrong for
+    `patience` steps in a row."""
+
+    kl_limit: float
+    patience: int = 3
+    first: dict[str, float] = field(default_factory=dict)
+    wrong: dict[str, int] = field(default_factory=dict)
+    rung: list[str] = field(default_factory=list)
+
+    def watch(self, step: int, figures: dict[str, float]) -> list[str]:
+        """Alarms that ring at this step, each a sentence; needs repetition, length, entropy and kl."""
+        self.first = self.first or {
+            name: figures[name] for name in ("repetition", "length", "entropy")
+        }
+        first = self.first
+        signs = {
+            "repetition": figures["repetition"] > first["repetition"] + 0.1,
+            "length": not 0.5 <= figures["length"] / max(first["length"], 1.0) <= 2.0,
+            "entropy": figures["entropy"] < 0.1 * first["entropy"],
+            "kl": figures["kl"] > self.kl_limit,
+        }
+        new = []
+        for name, bad in signs.items():
+            self.wrong[name] = self.wrong.get(name, 0) + 1 if bad else 0
+            if self.wrong[name] == self.patience:
+                since = (
+                    f"{first[name]:.3g} at the start"
+                    if name in first
+                    else f"limit {self.kl_limit:g}"
+                )
+                new.append(f"step {step}: {name} is {figures[name]:.3g} ({since})")
+        self.rung += new
+        return new

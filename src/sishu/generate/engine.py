@@ -1,0 +1,160 @@
+"""The engine: prompts in, text out, with a key-value cache and rows of different lengths in one batch."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sishu.generate.sampling import Sampling, choose
+from sishu.models.decoder import Decoder
+from sishu.models.folder import load_decoder
+from sishu.nn.device import best_device
+from sishu.tokenizer.tokenizer import Tokenizer
+
+__all__ = ["Completion", "Engine", "Piece", "Sampling"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of an answer as it is made; `finish` ("stop" or "length") is set on the last one."""
+
+    text: str
+    ids: list[int]
+    finish: str | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A whole answer. `ids` holds what was generated, with the token that ended it, if one did."""
+
+    text: str
+    ids: list[int]
+    finish: str
+
+
+class Engine:
+    """A decoder with its tokenizer, ready to generate. Not thread-safe: one call at a time."""
+
+    def __init__(self, model: Decoder, tokenizer: Tokenizer) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.context_length = model.config.context_length
+        self.stop_ids = frozenset((tokenizer.end, tokenizer.bos, tokenizer.pad))
+
+    @classmethod
+    def load(cls, folder: Path) -> Engine:
+        """Open a model folder on the best device; raises UserError when it is missing or broken."""
+        model, tokenizer = load_decoder(folder)
+        return cls(model.to(best_device()), tokenizer)
+
+    def complete(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling
+    ) -> list[Completion]:
+        """One completion per prompt, all in one batch."""
+        ids: list[list[int]] = [[] for _ in prompts]
+        for row, token in self._tokens(prompts, sampling):
+            ids[row].append(token)
+        return [self._complete_one(row, sampling) for row in ids]
+
+    def _complete_one(self, ids: list[int], sampling: Sampling) -> Completion:
+        ended = bool(ids) and ids[-1] in self.stop_ids
+        text = self.tokenizer.decode(ids)
+        at = min((i for s in sampling.stop if (i := text.find(s)) >= 0), default=-1)
+        if at >= 0:
+            return Completion(text[:at], ids, "stop")
+        return Completion(text, ids, "stop" if ended else "length")
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[Piece]:
+        """Pieces of one answer as they are made; text that may begin a stop string is held back until it
+        is known not to. Closing the iterator stops the work."""
+        decoder = self.tokenizer.stream_decoder()
+        held = ""
+        ids: list[int] = []
+        for _, token in self._tokens([prompt], sampling):
+            if token in self.stop_ids:
+                yield Piece(held + decoder.finish(), [*ids, token], "stop")
+                return
+            held += decoder.push(token)
+            ids.append(token)
+            at = min((i for s in sampling.stop if (i := held.find(s)) >= 0), default=-1)
+            if at >= 0:
+                yield Piece(held[:at], ids, "stop")
+                return
+            free = len(held) - _possible_start(held, sampling.stop)
+            if free:
+                yield Piece(held[:free], ids)
+                held, ids = held[free:], []
+        yield Piece(held + decoder.finish(), ids, "length")
+
+    @torch.inference_mode()
+    def _tokens(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling
+    ) -> Iterator[tuple[int, int]]:
+        """(row, token) as they are drawn. A row ends with a stop token, at `max_tokens`, or at the end of
+        the context."""
+        longest = max(map(len, prompts))
+        if not all(prompts):
+            raise ValueError("a prompt needs at least one token")
+        if longest > self.context_length:
+            raise ValueError(
+                f"a prompt of {longest} tokens exceeds the context of {self.context_length}"
+            )
+        device = self.model.embedding.weight.device
+        generator = torch.Generator().manual_seed(
+            secrets.randbits(63) if sampling.seed is None else sampling.seed
+        )
+        B, V = len(prompts), self.model.config.vocabulary
+        length = min(self.context_length, longest + sampling.max_tokens)
+        cache = self.model.new_cache(B, length)
+        ids_BT = torch.full((B, longest), self.tokenizer.pad, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            ids_BT[row, : len(prompt)] = torch.tensor(list(prompt))
+        ids_BT = ids_BT.to(device)
+        lengths_B = torch.tensor([len(p) for p in prompts], device=device)
+        seen_BV: Tensor | None = None
+        if sampling.repetition_penalty != 1.0:
+            seen_BV = torch.zeros(B, V, dtype=torch.bool, device=device)
+            seen_BV.scatter_(1, ids_BT, True)
+        positions_BT = torch.arange(longest, device=device).expand(B, -1)
+        x_BTD = self.model.hidden(ids_BT, positions_BT, cache)
+        last_BD = x_BTD[torch.arange(B, device=device), lengths_B - 1]
+        alive = [sampling.max_tokens > 0 and len(p) < length + 1 for p in prompts]
+        made = [0] * B
+        while any(alive):
+            logits_BV = self.model.logits(last_BD)
+            # drawn over the whole vocabulary for every row, so that a seed means the same in any batch state
+            token_B = choose(logits_BV, sampling, generator, seen_BV)
+            for row, token in enumerate(token_B.tolist()):
+                if not alive[row]:
+                    continue
+                made[row] += 1
+                full = len(prompts[row]) + made[row] >= self.context_length + 1
+                alive[row] = (
+                    token not in self.stop_ids
+                    and made[row] < sampling.max_tokens
+                    and not full
+                )
+                yield row, token
+            if not any(alive):
+                return
+            if seen_BV is not None:
+                seen_BV.scatter_(1, token_B[:, None], True)
+            position_B1 = lengths_B.clamp(max=length - 1)[:, None]
+            last_BD = self.model.hidden(token_B[:, None], position_B1, cache)[:, 0]
+            lengths_B = lengths_B + torch.tensor(alive, device=device)
+
+
+def _possible_start(text: str, stops: tuple[str, ...]) -> int:
+    """How many of the last characters might be the beginning of a stop string."""
+    best = 0
+    for stop in stops:
+        for size in range(min(len(stop) - 1, len(text)), best, -1):
+            if text.endswith(stop[:size]):
+                best = size
+                break
+    return best

@@ -1,0 +1,217 @@
+"""Rollouts: the policy answers prompts, the reward model scores, and advantages are worked out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sishu.batches.batch import Batch, draw, pad_right
+from sishu.console import warn
+from sishu.generate.alarms import CollapseAlarms, repeats
+from sishu.generate.engine import Completion, Engine, Sampling
+from sishu.models.decoder import Decoder, Scorer
+from sishu.nn.device import Precision, autocast
+from sishu.objectives.language import log_probabilities
+from sishu.objectives.ppo import ActorCritic, advantages, token_rewards, whiten
+from sishu.tokenizer.tokenizer import Tokenizer
+
+
+class AdaptiveKL:
+    """A coefficient β that holds the divergence from the reference near a target (Ziegler et al. 2019,
+    arXiv:1909.08593, section 2.2)."""
+
+    def __init__(self, coefficient: float, target: float, horizon: int) -> None:
+        self.coefficient, self.target, self.horizon = coefficient, target, horizon
+
+    def update(self, kl: float, episodes: int) -> None:
+        """`kl` in nats per answer, measured over `episodes` answers."""
+        error = min(max(kl / self.target - 1, -0.2), 0.2)
+        self.coefficient *= 1 + error * episodes / self.horizon
+
+
+class RewardScale:
+    """The reward model's scores shifted and scaled so that reference answers have mean 0 and deviation 1,
+    with a penalty for an answer that does not end."""
+
+    def __init__(
+        self, model: Scorer, mean: float, deviation: float, unended_penalty: float = 0.0
+    ) -> None:
+        self.model, self.mean, self.deviation = model, mean, deviation
+        self.unended_penalty = unended_penalty
+
+    @torch.no_grad()
+    def __call__(self, ids_BT: Tensor, last_B: Tensor, ended_B: Tensor) -> Tensor:
+        """Scores (B,) of rows of ids padded on the right, read at `last_B`."""
+        raw = self.model(ids_BT).gather(1, last_B[:, None]).squeeze(1)
+        return (raw - self.mean) / self.deviation - self.unended_penalty * (
+            ~ended_B
+        ).float()
+
+
+class Rollouts:
+    """The source of PPO's batches. Each step answers fresh prompts with the policy as it is."""
+
+    def __init__(
+        self,
+        models: ActorCritic,
+        reference: Decoder,
+        reward: RewardScale,
+        tokenizer: Tokenizer,
+        prompts: Sequence[list[int]],
+        *,
+        sampling: Sampling,
+        control: AdaptiveKL,
+        batch: int,
+        micro_batch: int,
+        passes: int,
+        gamma: float,
+        lam: float,
+        precision: Precision,
+        seed: int,
+        ptx: Callable[[int], list[Batch]],
+    ) -> None:
+        self.models, self.reference, self.reward = models, reference, reward
+        self.tokenizer, self.prompts, self.sampling = tokenizer, prompts, sampling
+        self.control, self.batch, self.micro_batch, self.passes = (
+            control,
+            batch,
+            micro_batch,
+            passes,
+        )
+        self.gamma, self.lam, self.precision, self.seed, self.ptx = (
+            gamma,
+            lam,
+            precision,
+            seed,
+            ptx,
+        )
+        self.engine = Engine(models.policy, tokenizer)
+        self.alarms = CollapseAlarms(kl_limit=1.5 * control.target)
+        self.figures: dict[str, float] = {}
+
+    def batches(self, step: int) -> list[Batch]:
+        chosen = [
+            self.prompts[i]
+            for i in draw(len(self.prompts), self.batch, step, "prompts", self.seed)
+        ]
+        seeded = Sampling(
+            self.sampling.max_tokens,
+            temperature=self.sampling.temperature,
+            seed=self.seed * 1_000_003 + step,
+        )
+        answers = self.engine.complete(chosen, seeded)
+        pairs = sorted(
+            zip(chosen, answers, strict=True),
+            key=lambda pair: len(pair[0]) + len(pair[1].ids),
+        )
+        parts = [
+            self._measure(pairs[i : i + self.micro_batch])
+            for i in range(0, len(pairs), self.micro_batch)
+        ]
+        self._note([answer for _, answer in pairs], parts)
+        total = sum(int(p["mask"].sum()) for p in parts)
+        return self._with_advantages(parts, total) + self.ptx(step)
+
+    @torch.no_grad()
+    def _measure(
+        self, pairs: Sequence[tuple[list[int], Completion]]
+    ) -> dict[str, Tensor]:
+        device = next(self.models.parameters()).device
+        rows = [[*prompt, *answer.ids] for prompt, answer in pairs]
+        ids = pad_right(rows, self.tokenizer.pad).to(device)
+        place = torch.arange(1, ids.shape[1], device=device)
+        starts = torch.tensor([len(prompt) for prompt, _ in pairs], device=device)
+        ends = torch.tensor([len(row) for row in rows], device=device)
+        mask = (place >= starts[:, None]) & (place < ends[:, None])
+        ended = torch.tensor(
+            [answer.finish == "stop" for _, answer in pairs], device=device
+        )
+        with autocast(device, self.precision):
+            log_p, entropy = log_probabilities(
+                self.models.policy, ids, self.sampling.temperature
+            )
+            reference, _ = log_probabilities(
+                self.reference, ids, self.sampling.temperature
+            )
+            values = self.models.value(ids[:, :-1])
+            scores = self.reward(ids, ends - 1, ended)
+        rewards = token_rewards(
+            scores, log_p, reference, mask, self.control.coefficient
+        )
+        return {
+            "ids": ids,
+            "mask": mask,
+            "log_p": log_p,
+            "values": values * mask,
+            "rewards": rewards,
+            "scores": scores,
+            "kl": ((log_p - reference) * mask).sum(1),
+            "entropy": entropy,
+        }
+
+    def _with_advantages(
+        self, parts: list[dict[str, Tensor]], total: int
+    ) -> list[Batch]:
+        estimates = [
+            advantages(p["rewards"], p["values"], p["mask"], self.gamma, self.lam)
+            for p in parts
+        ]
+        # whitened over the whole step, so that micro-batches do not change the gradient
+        flat = torch.cat(
+            [a[p["mask"]] for (a, _), p in zip(estimates, parts, strict=True)]
+        )
+        white = whiten(flat, torch.ones_like(flat, dtype=torch.bool))
+        batches, at = [], 0
+        for part, (advantage, returns) in zip(parts, estimates, strict=True):
+            mask = part["mask"]
+            count = int(mask.sum())
+            scaled = torch.zeros_like(advantage)
+            scaled[mask] = white[at : at + count]
+            at += count
+            kept = {name: part[name] for name in ("ids", "mask", "log_p", "values")}
+            kept |= {"advantages": scaled, "returns": returns}
+            batches.append(Batch(kept, share=count / total, kind="rollouts"))
+        return batches
+
+    def _note(
+        self, answers: Sequence[Completion], parts: Sequence[dict[str, Tensor]]
+    ) -> None:
+        scores = torch.cat([p["scores"] for p in parts])
+        entropies = torch.cat([p["entropy"][p["mask"]] for p in parts])
+        count = len(answers)
+        self.figures = {
+            "reward": float(scores.mean()),
+            "reward_std": float(scores.std(correction=0)),
+            "kl": float(torch.cat([p["kl"] for p in parts]).mean()),
+            "kl_coefficient": self.control.coefficient,
+            "length": sum(len(a.ids) for a in answers) / count,
+            "ended": sum(a.finish == "stop" for a in answers) / count,
+            "repetition": sum(repeats(a.ids) for a in answers) / count,
+            "entropy": float(entropies.mean()),
+        }
+
+    def after(self, step: int, figures: dict[str, float]) -> None:
+        rolled = self.figures
+        updates = dict(figures)
+        figures.clear()
+        figures.update(rolled | {k: v for k, v in updates.items() if k not in rolled})
+        for alarm in self.alarms.watch(step, rolled):
+            warn(f"Alarm, {alarm}")
+        self.control.update(rolled["kl"], self.batch)
+
+    def state(self) -> dict[str, Any]:
+        a = self.alarms
+        return {
+            "kl_coefficient": self.control.coefficient,
+            "first": a.first,
+            "wrong": a.wrong,
+            "rung": a.rung,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.control.coefficient = state["kl_coefficient"]
+        self.alarms.first, self.alarms.wrong = state["first"], state["wrong"]
+        self.alarms.rung = state["rung"]

@@ -1,0 +1,1 @@
+"""Whole models, and their folders on disk. They know no training."""

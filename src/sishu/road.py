@@ -1,0 +1,198 @@
+"""The road: recipes, and walking the stages they name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from sishu.config import Section, build, merge, read_yaml, to_yaml
+from sishu.console import UserError, say, show_table
+from sishu.evaluate import eval as eval_stage
+from sishu.report import report as report_stage
+from sishu.run import Input, Run, external_input, stage_key, write_atomic
+from sishu.stages import corpus, crawl, ppo, pretrain, reward, sft, tokenizer
+from sishu.stages.stage import Stage
+
+STAGES: dict[str, Stage] = {
+    module.STAGE.name: module.STAGE
+    for module in (
+        crawl,
+        corpus,
+        tokenizer,
+        pretrain,
+        sft,
+        reward,
+        ppo,
+        eval_stage,
+        report_stage,
+    )
+}
+RECIPE_FILE = "recipe.yaml"
+
+
+class Recipe(Section):
+    """A whole road: which stages, and the settings of each."""
+
+    name: str = "run"
+    """Names the run's folder under `runs/` and the served models."""
+    seed: int = 1
+    """Everything random follows from it."""
+    stages: list[str] = list(STAGES)
+    """The stages to walk, in the road's order."""
+    price_per_hour: float | None = Field(None, ge=0)
+    """What an hour of this machine costs, in any currency, for the report."""
+    crawl: crawl.CrawlSettings = crawl.CrawlSettings()
+    corpus: corpus.CorpusSettings = corpus.CorpusSettings()
+    tokenizer: tokenizer.TokenizerSettings = tokenizer.TokenizerSettings()
+    pretrain: pretrain.PretrainSettings = pretrain.PretrainSettings()
+    sft: sft.SftSettings = sft.SftSettings()
+    reward: reward.RewardSettings = reward.RewardSettings()
+    ppo: ppo.PpoSettings = ppo.PpoSettings()
+    eval: eval_stage.EvalSettings = eval_stage.EvalSettings()
+    report: report_stage.ReportSettings = report_stage.ReportSettings()
+
+    @field_validator("stages")
+    @classmethod
+    def _known(cls, stages: list[str]) -> list[str]:
+        for name in stages:
+            if name not in STAGES:
+                near = difflib.get_close_matches(name, STAGES, n=1)
+                hint = (
+                    f"did you mean {near[0]!r}?"
+                    if near
+                    else f"known are {', '.join(STAGES)}"
+                )
+                raise ValueError(f"there is no stage {name!r} ({hint})")
+        return [name for name in STAGES if name in stages]
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with sishu."""
+    folder = resources.files("sishu") / "recipes"
+    return sorted(
+        f.name.removesuffix(".yaml")
+        for f in folder.iterdir()
+        if f.name.endswith(".yaml")
+    )
+
+
+def load_recipe(name: str, overrides: Mapping[str, Any]) -> Recipe:
+    """A recipe by the name of one that comes with sishu, a YAML file, or a run folder, with overrides.
+
+    Raises UserError for a name that is none of them, naming the nearest.
+    """
+    path = Path(name)
+    if path.is_dir() and (path / RECIPE_FILE).is_file():
+        data = read_yaml(path / RECIPE_FILE)
+    elif path.suffix in (".yaml", ".yml"):
+        data = read_yaml(path)
+    elif name in recipe_names():
+        data = read_yaml(
+            Path(str(resources.files("sishu") / "recipes" / f"{name}.yaml"))
+        )
+    else:
+        near = difflib.get_close_matches(name, recipe_names(), n=1)
+        hint = (
+            f"did you mean {near[0]!r}?"
+            if near
+            else f"those that come with sishu are {recipe_names()}"
+        )
+        raise UserError(
+            f"There is no recipe {name!r}: give a .yaml file, a run folder, or a name ({hint})."
+        )
+    return build(Recipe, merge(data, overrides), f"recipe {name}")
+
+
+def stage_overrides(stage: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides of a single-stage command: keys belong to that stage unless they name another one, the
+    seed or the name; text for a tokenizer or a model goes through the corpus stage first."""
+    general = {"seed", "name", "price_per_hour", "stages", *STAGES}
+    result: dict[str, Any] = {k: v for k, v in overrides.items() if k in general}
+    own = {k: v for k, v in overrides.items() if k not in general}
+    if stage in ("tokenizer", "pretrain") and "data" in own:
+        result = merge(result, {"corpus": {"data": own["data"]}})
+    return merge(result, {stage: own}) if own else result
+
+
+def needed(stage: str, recipe: Recipe, run: Run) -> list[str]:
+    """The stage and every earlier one it needs, in order: needs met by a path outside the run are not
+    followed; optional ones only where the run has them."""
+    found: set[str] = set()
+    waiting = [stage]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        for need in STAGES[name].needs:
+            outside = (
+                need.setting
+                and getattr(getattr(recipe, name), need.setting) is not None
+            )
+            if not outside and (
+                not need.optional or run.manifest(need.stage) is not None
+            ):
+                waiting.append(need.stage)
+    return [name for name in STAGES if name in found]
+
+
+def walk(recipe: Recipe, folder: Path, stages: Sequence[str]) -> Run:
+    """Walk stages in order, leaving out those that stand as asked for; holds the run's lock throughout."""
+    run = Run(folder)
+    with run.lock():
+        write_atomic(folder / RECIPE_FILE, to_yaml(recipe))
+        for name in stages:
+            _do(STAGES[name], recipe, run, stages)
+    return run
+
+
+def _do(stage: Stage, recipe: Recipe, run: Run, walked: Sequence[str]) -> None:
+    settings: Section = getattr(recipe, stage.name)
+    inputs = _inputs(stage, settings, run, walked)
+    key = stage_key(stage.name, settings, inputs, recipe.seed)
+    if run.finished(stage.name, key):
+        say(f"{stage.name}: done before, nothing it depends on has changed")
+        return
+    with run.begin(stage.name, key, settings, inputs, recipe.seed) as (
+        context,
+        figures,
+    ):
+        say(
+            f"{stage.name}: {'going on where it stopped' if context.resumed else stage.purpose}"
+        )
+        figures |= stage.work(settings, context)
+        if recipe.price_per_hour is not None:
+            figures["cost"] = round(context.seconds() / 3600 * recipe.price_per_hour, 6)
+
+
+def _inputs(
+    stage: Stage, settings: Section, run: Run, walked: Sequence[str]
+) -> dict[str, Input]:
+    found: dict[str, Input] = {}
+    for need in stage.needs:
+        path = getattr(settings, need.setting) if need.setting else None
+        if path is not None:
+            found[need.name] = external_input(Path(path))
+        elif not need.optional or (
+            need.stage in walked and run.manifest(need.stage) is not None
+        ):
+            found[need.name] = run.input_from(need.stage, need.path)
+    return found
+
+
+def show_times(run: Run, stages: Sequence[str]) -> None:
+    """The closing table: every stage's working time."""
+    rows, total = [], 0.0
+    for name in stages:
+        manifest = run.manifest(name)
+        if manifest is not None:
+            total += manifest["seconds"]
+            again = str(manifest["resumed"]) if manifest["resumed"] else ""
+            rows.append((name, f"{manifest['seconds']:,.1f}", again))
+    rows.append(("total", f"{total:,.1f}", ""))
+    show_table("Working time", ["stage", "seconds", "resumed"], rows)

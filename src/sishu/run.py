@@ -1,0 +1,384 @@
+"""Run folders: what a stage may write, what it was made from, and when it need not run again.
+
+RUN/<stage>/ holds `begun.json` (what is being made), `config.yaml`, `metrics.jsonl`, the artifacts, and,
+written last, `manifest.json`. A stage is finished when its manifest carries the same key (digest of stage,
+configuration, inputs, seed and code) as is asked for now; it goes on where it stopped when only `begun.json`
+carries that key; anything else starts it afresh.
+"""
+
+from __future__ import annotations
+
+import ast
+import errno
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from pydantic import BaseModel
+
+from sishu.config import to_yaml
+from sishu.console import Metrics, UserError
+
+MANIFEST, BEGUN, CONFIG = "manifest.json", "begun.json", "config.yaml"
+
+
+@dataclass(frozen=True)
+class Input:
+    """One thing a stage reads: where it is, and the digest of its bytes."""
+
+    path: Path
+    digest: str
+
+
+@dataclass
+class StageContext:
+    """What a stage is given: its folder, its inputs, the seed, and where to write figures down."""
+
+    name: str
+    folder: Path
+    seed: int
+    inputs: Mapping[str, Path]
+    resumed: bool
+    started: float = field(default_factory=time.monotonic)
+    seconds_before: float = 0.0
+    _metrics: Metrics | None = None
+
+    def seconds(self) -> float:
+        """Working time of the stage so far, over all its pieces."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def metrics(self, offset: int | None = None) -> Metrics:
+        """The stage's `metrics.jsonl`, cut back to `offset` bytes when resuming."""
+        if self._metrics is not None:
+            self._metrics.close()
+        self._metrics = Metrics(self.folder / "metrics.jsonl", offset)
+        return self._metrics
+
+    def note_time(self) -> None:
+        """Write down the working time so far, so that a killed stage keeps what it spent."""
+        begun = read_json(self.folder / BEGUN)
+        write_atomic(
+            self.folder / BEGUN,
+            dump_json(begun | {"seconds": round(self.seconds(), 3)}),
+        )
+
+
+class Run:
+    """A run folder, held by one process at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run; raises UserError at once when another process holds it. The operating system lets
+        go of the lock when the process dies."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock, owner = FileLock(self.folder / ".lock"), self.folder / ".owner"
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            pid = (
+                owner.read_text(encoding="utf-8").strip()
+                if owner.exists()
+                else "unknown"
+            )
+            raise UserError(
+                f"Another process (pid {pid}) is working on {self.folder}: wait for it, stop it, or "
+                "choose another folder with --run."
+            ) from error
+        try:
+            write_atomic(owner, str(os.getpid()))
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+            lock.release()
+
+    def manifest(self, stage: str) -> dict[str, Any] | None:
+        """A finished stage's manifest, or None."""
+        path = self.folder / stage / MANIFEST
+        return read_json(path) if path.is_file() else None
+
+    def finished(self, stage: str, key: str) -> bool:
+        """Whether the stage stands as asked for: same key, every artifact there with its size."""
+        manifest = self.manifest(stage)
+        if manifest is None or manifest.get("key") != key:
+            return False
+        files = (
+            (self.folder / stage / name, about)
+            for name, about in manifest["outputs"].items()
+        )
+        return all(
+            path.is_file() and path.stat().st_size == about["bytes"]
+            for path, about in files
+        )
+
+    @contextmanager
+    def begin(
+        self,
+        stage: str,
+        key: str,
+        settings: BaseModel,
+        inputs: Mapping[str, Input],
+        seed: int,
+    ) -> Iterator[tuple[StageContext, dict[str, Any]]]:
+        """Open a stage's folder, afresh or where the same work was stopped. Yields the context and a
+        dictionary to fill with figures; on a clean exit the manifest is written."""
+        folder = self.folder / stage
+        begun = read_json(folder / BEGUN) if (folder / BEGUN).is_file() else {}
+        resumed = begun.get("key") == key and not (folder / MANIFEST).exists()
+        if not resumed:
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True)
+            begun = {"key": key, "started": _now(), "seconds": 0.0, "resumed": 0}
+            write_atomic(folder / CONFIG, to_yaml(settings))
+        else:
+            begun["resumed"] += 1
+        write_atomic(folder / BEGUN, dump_json(begun))
+        context = StageContext(
+            stage,
+            folder,
+            seed,
+            {name: item.path for name, item in inputs.items()},
+            resumed,
+            seconds_before=begun["seconds"],
+        )
+        figures: dict[str, Any] = {}
+        try:
+            yield context, figures
+        except BaseException as error:
+            # on a full disk even this small note may fail; the first error is the one to tell
+            if not is_disk_full(error):
+                context.note_time()
+            raise
+        manifest = {
+            "stage": stage,
+            "key": key,
+            "config_digest": sha256(to_yaml(settings).encode()),
+            "code_digest": code_digest(stage_module(stage)),
+            "inputs": {
+                name: {"path": _relative(item.path, self.folder), "digest": item.digest}
+                for name, item in inputs.items()
+            },
+            "seed": seed,
+            "versions": versions(),
+            "machine": machine(),
+            "command": shlex.join(["sishu", *sys.argv[1:]]),
+            "started": begun["started"],
+            "finished": _now(),
+            "seconds": round(context.seconds(), 3),
+            "resumed": begun["resumed"],
+            "figures": figures,
+            "outputs": _outputs(folder),
+        }
+        write_atomic(folder / MANIFEST, dump_json(manifest))
+        (folder / BEGUN).unlink()
+
+    def input_from(self, stage: str, path: str) -> Input:
+        """An artifact (file or folder) of a finished stage as another stage's input."""
+        manifest = self.manifest(stage)
+        if manifest is None:
+            raise UserError(
+                f"{self.folder} has no finished {stage} stage: run `sishu {stage}` first."
+            )
+        files = {
+            name: about["sha256"]
+            for name, about in sorted(manifest["outputs"].items())
+            if path in (".", name) or name.startswith(path + "/")
+        }
+        if not files:
+            raise UserError(
+                f"The {stage} stage of {self.folder} has no {path}: run it again."
+            )
+        return Input(self.folder / stage / path, sha256(dump_json(files).encode()))
+
+
+def external_input(path: Path) -> Input:
+    """A file or folder from outside the run; raises UserError when it is missing or an empty folder."""
+    if path.is_file():
+        return Input(path, file_digest(path))
+    if not path.is_dir():
+        raise UserError(f"There is no file or folder {path}: check the path.")
+    files = {
+        str(file.relative_to(path)): file_digest(file)
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    }
+    if not files:
+        raise UserError(f"The folder {path} is empty: put the files to read there.")
+    return Input(path, sha256(dump_json(files).encode()))
+
+
+def stage_key(
+    stage: str, settings: BaseModel, inputs: Mapping[str, Input], seed: int
+) -> str:
+    """The digest of all that decides a stage's bytes."""
+    parts = {
+        "stage": stage,
+        "config": settings.model_dump(mode="json"),
+        "inputs": {name: item.digest for name, item in inputs.items()},
+        "seed": seed,
+        "code": code_digest(stage_module(stage)),
+    }
+    return sha256(dump_json(parts).encode())
+
+
+def stage_module(stage: str) -> str:
+    """The module that holds a stage."""
+    for room in ("stages", "evaluate", "report"):
+        name = f"sishu.{room}.{stage}"
+        if importlib.util.find_spec(name) is not None:
+            return name
+    raise UserError(f"There is no stage {stage!r}.")
+
+
+@cache
+def code_digest(module: str) -> str:
+    """Digest of a module and of every sishu module it imports, comments and layout aside."""
+    digests: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in digests:
+            continue
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            continue
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+        digests[name] = sha256(ast.dump(tree).encode())
+        for node in ast.walk(tree):
+            names: list[str] = []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [
+                    node.module,
+                    *(f"{node.module}.{alias.name}" for alias in node.names),
+                ]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            waiting += [n for n in names if n.startswith("sishu.") and _is_module(n)]
+    return sha256(dump_json(dict(sorted(digests.items()))).encode())
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # a name inside a module, not a module
+        return False
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, of whatever library, says that the disk is full."""
+    return (
+        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    ) or ("No space left on device" in str(error))
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is there whole or not at all, even when the machine stops."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def dump_json(data: Any) -> str:
+    """JSON for people to read, keys in the order given."""
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a run; raises UserError when it is damaged."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): delete its folder and run again."
+        ) from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} is damaged: delete its folder and run again.")
+    return data
+
+
+def sha256(data: bytes) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    names = ("sishu", "torch", "numpy", "tokenizers")
+    return {"python": platform.python_version()} | {
+        n: importlib.metadata.version(n) for n in names
+    }
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """The processor, the device, and how many threads compute."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next(
+            (x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")),
+            name,
+        )
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "cpu": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device,
+    }
+
+
+def _outputs(folder: Path) -> dict[str, dict[str, Any]]:
+    own = {MANIFEST, BEGUN}
+    return {
+        file.relative_to(folder).as_posix(): {
+            "bytes": file.stat().st_size,
+            "sha256": file_digest(file),
+        }
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+        and file.name not in own
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    }
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return (
+        path.relative_to(folder).as_posix()
+        if path.is_relative_to(folder)
+        else str(path)
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

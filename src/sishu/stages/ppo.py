@@ -1,0 +1,178 @@
+"""ppo: the assistant improves its answers against the reward model without forgetting its language."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from sishu.batches.batch import Batch
+from sishu.batches.conversations import read_conversations
+from sishu.batches.tokens import Windows, read_tokens
+from sishu.config import Section
+from sishu.console import UserError, say
+from sishu.generate.engine import Sampling
+from sishu.generate.rollouts import AdaptiveKL, RewardScale, Rollouts
+from sishu.models.folder import load_decoder, load_scorer, save_model
+from sishu.nn.device import best_device
+from sishu.objectives.ppo import PPO, ActorCritic
+from sishu.run import StageContext, read_json
+from sishu.stages.stage import Need, Stage
+from sishu.train.trainer import Trainer, TrainSettings
+
+
+class PpoSettings(Section):
+    """Rollouts, KL control, and the training."""
+
+    model: Path | None = None
+    """A fine-tuned model folder to start from, instead of this run's."""
+    reward: Path | None = None
+    """A reward stage's folder, instead of this run's."""
+    max_tokens: int = Field(80, ge=1)
+    """Longest answer."""
+    temperature: float = Field(1.0, gt=0)
+    """Of the rollouts, and of the probabilities compared."""
+    passes: int = Field(4, ge=1)
+    """Updates on each step's rollouts (inner epochs)."""
+    clip: float = Field(0.2, gt=0)
+    """How far a probability ratio, or a value, may move and still be rewarded for it."""
+    value_coefficient: float = Field(0.1, ge=0)
+    """Weight of the value model's loss."""
+    gamma: float = Field(1.0, gt=0, le=1)
+    """Discount of later rewards."""
+    lam: float = Field(0.95, ge=0, le=1)
+    """Of generalised advantage estimation."""
+    kl_coefficient: float = Field(0.05, ge=0)
+    """Where β starts."""
+    kl_target: float = Field(6.0, gt=0)
+    """Divergence from the fine-tuned model to hold, in nats per answer."""
+    kl_horizon: int = Field(10_000, ge=1)
+    """Episodes over which β adapts."""
+    unended_penalty: float = Field(1.0, ge=0)
+    """Taken from the score of an answer that does not end."""
+    ptx_coefficient: float = Field(1.0, ge=0)
+    """Weight of the pretraining loss mixed into every update; 0 leaves it out."""
+    ptx_batch: int = Field(16, ge=1)
+    """Windows of pretraining text per step."""
+    train: TrainSettings = TrainSettings(
+        steps=40,
+        batch=64,
+        micro_batch=32,
+        learning_rate=1e-4,
+        eps=1e-5,
+        betas=(0.9, 0.999),
+        warmup=0.05,
+    )
+
+
+def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
+    """Run PPO and write the policy."""
+    device = best_device()
+    policy, tokenizer = load_decoder(context.inputs["model"])
+    reference, _ = load_decoder(context.inputs["model"])
+    reward, reward_tokenizer = load_scorer(context.inputs["reward"])
+    value, _ = load_scorer(context.inputs["reward"])
+    if (
+        reward.config.vocabulary != policy.config.vocabulary
+        or reward_tokenizer.special != tokenizer.special
+    ):
+        raise UserError(
+            "The reward model has another vocabulary than the policy: use models of one run."
+        )
+    models = ActorCritic(policy, value).to(device)
+    reference.to(device).requires_grad_(False)
+    reward.to(device).requires_grad_(False)
+    scale = read_json(context.inputs["scale"])
+
+    items = read_conversations(context.inputs["data"])
+    prompts = [
+        tokenizer.encode_conversation(i["messages"][:-1], True).ids for i in items
+    ]
+    limit = policy.config.context_length - s.max_tokens
+    prompts = [p for p in prompts if len(p) <= limit]
+    if not prompts:
+        raise UserError(
+            f"No prompt leaves room for {s.max_tokens} tokens: lower ppo.max_tokens."
+        )
+    tokens = read_tokens(context.inputs["tokens"], tokenizer.vocabulary_size)
+    windows = Windows(
+        tokens,
+        policy.config.context_length,
+        s.ptx_batch,
+        s.train.micro_batch,
+        context.seed,
+        share=s.ptx_coefficient,
+    )
+
+    def ptx(step: int) -> list[Batch]:
+        return windows.batches(step) if s.ptx_coefficient > 0 else []
+
+    source = Rollouts(
+        models,
+        reference,
+        RewardScale(reward, scale["mean"], scale["deviation"], s.unended_penalty),
+        tokenizer,
+        prompts,
+        sampling=Sampling(max_tokens=s.max_tokens, temperature=s.temperature),
+        control=AdaptiveKL(s.kl_coefficient, s.kl_target, s.kl_horizon),
+        batch=s.train.batch,
+        micro_batch=s.train.micro_batch,
+        passes=s.passes,
+        gamma=s.gamma,
+        lam=s.lam,
+        precision=s.train.precision,
+        seed=context.seed,
+        ptx=ptx,
+    )
+    trainer = Trainer(
+        models,
+        PPO(s.clip, s.value_coefficient, s.temperature),
+        source,
+        s.train,
+        context,
+        steps=s.train.steps or 40,
+        learning_rate=s.train.learning_rate or 1e-4,
+    )
+    trainer.fit()
+    save_model(policy, tokenizer, context.folder / "model")
+    trainer.finish()
+    lines = (context.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    first, last = json.loads(lines[0]), [json.loads(line) for line in lines[-5:]]
+
+    def mean(name: str) -> float:
+        return round(sum(line[name] for line in last) / len(last), 4)
+
+    say(
+        f"  reward {first['reward']:.2f} → {mean('reward'):.2f}, KL {mean('kl'):.2f} of {s.kl_target:g} nats"
+    )
+    return {
+        "reward_first": round(first["reward"], 4),
+        "reward_last": mean("reward"),
+        "kl_last": mean("kl"),
+        "kl_target": s.kl_target,
+        "length_last": mean("length"),
+        "entropy_last": mean("entropy"),
+        "ratio_deviation_first_pass": max(
+            json.loads(line)["ratio_deviation"] for line in lines
+        ),
+        "approxkl_first_pass": max(json.loads(line)["approxkl"] for line in lines),
+        "clipfrac_first_pass": max(json.loads(line)["clipfrac"] for line in lines),
+        "alarms": source.alarms.rung,
+    }
+
+
+STAGE = Stage(
+    "ppo",
+    "Improve the answers against the reward model.",
+    PpoSettings,
+    (
+        Need("model", "sft", "model", setting="model"),
+        Need("data", "sft", "conversations-train.jsonl"),
+        Need("reward", "reward", "model", setting="reward"),
+        Need("scale", "reward", "scale.json"),
+        Need("tokens", "pretrain", "train.bin"),
+    ),
+    work,
+)

@@ -1,0 +1,133 @@
+"""pretrain: a decoder from random weights on the corpus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from sishu.batches.tokens import Windows, read_tokens, write_tokens
+from sishu.config import Section
+from sishu.console import say
+from sishu.corpus.table import read_split
+from sishu.models.decoder import Decoder
+from sishu.models.folder import save_model
+from sishu.nn.device import best_device
+from sishu.objectives.language import next_token
+from sishu.run import StageContext
+from sishu.stages.shape import ModelSettings, derive_plan
+from sishu.stages.stage import Need, Stage
+from sishu.tokenizer.tokenizer import Tokenizer
+from sishu.train.held_out import bits_per_byte, held_out_nats
+from sishu.train.trainer import Trainer, TrainSettings
+
+GLANCE = 40_000
+"""Held-out tokens looked at while training; the final figure uses all."""
+
+
+class PretrainSettings(Section):
+    """The model and its training."""
+
+    data: Path | None = None
+    """Text to learn from, instead of a crawl: a file or folder of .txt, .md, .html, .jsonl, .parquet or WARC
+    files (`sishu pretrain data=…` makes corpus and tokenizer from it first)."""
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = Field(
+        default=TrainSettings(
+            matrix_learning_rate=0.02, weight_decay=0.05, warmup=0.02, cooldown=0.6
+        )
+    )
+
+
+def work(s: PretrainSettings, context: StageContext) -> dict[str, Any]:
+    """Train, writing tokens, metrics, and the model folder."""
+    tokenizer = Tokenizer.load(context.inputs["tokenizer"].parent)
+    sides = {}
+    for side in ("train", "validation"):
+        texts = [d.text for d in read_split(context.inputs["documents"], side)]
+        path = context.folder / f"{side}.bin"
+        sides[side] = (
+            write_tokens(texts, tokenizer, path),
+            sum(len(t.encode()) for t in texts),
+        )
+    train = read_tokens(context.folder / "train.bin", tokenizer.vocabulary_size)
+    held_out = read_tokens(context.folder / "validation.bin", tokenizer.vocabulary_size)
+    plan = derive_plan(s.model, s.train, tokenizer.vocabulary_size, len(train))
+    for name, value, why in plan.reasons:
+        say(f"  {name} = {value}: {why}")
+    parameters = plan.config.parameters()
+    say(
+        f"  {parameters:,} parameters, {plan.tokens:,} tokens ({plan.tokens / len(train):.1f} passes)"
+    )
+
+    model = Decoder(plan.config)
+    model.initialise(context.seed)
+    model.to(best_device())
+    glance = held_out[:GLANCE]
+    bytes_per_token = sides["validation"][1] / max(1, sides["validation"][0])
+
+    def evaluate() -> dict[str, float]:
+        nats, count = held_out_nats(
+            model,
+            glance,
+            tokenizer.bos,
+            stride=s.model.context_length,
+            precision=s.train.precision,
+        )
+        loss = nats / max(1, count)
+        return {
+            "validation_loss": loss,
+            "validation_bits_per_byte": bits_per_byte(loss, 1) / bytes_per_token,
+        }
+
+    trainer = Trainer(
+        model,
+        next_token,
+        Windows(
+            train,
+            s.model.context_length,
+            s.train.batch,
+            s.train.micro_batch,
+            context.seed,
+        ),
+        s.train,
+        context,
+        steps=plan.steps,
+        learning_rate=plan.learning_rate,
+        evaluate=evaluate,
+    )
+    trainer.fit()
+    nats, _ = held_out_nats(
+        model,
+        held_out,
+        tokenizer.bos,
+        stride=s.model.context_length // 2,
+        precision=s.train.precision,
+    )
+    save_model(model, tokenizer, context.folder / "model")
+    trainer.finish()
+    figures = {
+        "parameters": parameters,
+        "train_tokens": len(train),
+        "tokens_seen": plan.tokens,
+        "flops": 6 * plan.config.parameters() * plan.tokens,
+        "validation_bits_per_byte": round(
+            bits_per_byte(nats, max(1, sides["validation"][1])), 5
+        ),
+        "tokens_per_second": round(plan.tokens / context.seconds()),
+    }
+    say(f"  held-out text: {figures['validation_bits_per_byte']:.3f} bits per byte")
+    return figures
+
+
+STAGE = Stage(
+    "pretrain",
+    "Train a decoder from random weights on the corpus.",
+    PretrainSettings,
+    (
+        Need("documents", "corpus", "documents.parquet"),
+        Need("tokenizer", "tokenizer", "tokenizer.json"),
+    ),
+    work,
+)

@@ -1,0 +1,228 @@
+"""reward: a model of which answer is better, from ranked answers."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from sishu.batches.batch import Batch, shuffled
+from sishu.batches.conversations import Rankings, ranking_batch, read_conversations
+from sishu.config import Section
+from sishu.console import UserError, progress, say
+from sishu.corpus.lessons import damage
+from sishu.generate.engine import Engine, Sampling
+from sishu.models.decoder import Scorer
+from sishu.models.folder import load_decoder, save_model
+from sishu.nn.device import autocast, best_device
+from sishu.objectives.ranking import ranking
+from sishu.run import StageContext, dump_json, write_atomic
+from sishu.stages.stage import Need, Stage
+from sishu.tokenizer.tokenizer import Tokenizer
+from sishu.train.trainer import Trainer, TrainSettings
+
+RANKS = ("documented", "sampled", "another's", "damaged")
+"""How the answers to a prompt are ranked, best first."""
+
+
+class RewardSettings(Section):
+    """The rankings and the training."""
+
+    model: Path | None = None
+    """A fine-tuned model folder to start from, instead of this run's."""
+    data: Path | None = None
+    """Conversations (JSONL) whose answers rank first, instead of this run's."""
+    prompts: int = Field(2000, ge=2)
+    """Training prompts to rank answers for."""
+    held_out_prompts: int = Field(200, ge=1)
+    """Held-out prompts to measure accuracy on."""
+    max_tokens: int = Field(80, ge=1)
+    """Longest answer sampled from the model."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the prompts, unless train.steps says otherwise."""
+    train: TrainSettings = TrainSettings(
+        learning_rate=5e-4, warmup=0.05, batch=16, micro_batch=16
+    )
+
+
+def ranked_answers(
+    items: list[dict[str, Any]], count: int, engine: Engine, max_tokens: int, seed: int
+) -> list[dict[str, Any]]:
+    """For up to `count` conversations: the prompt's ids and four answers as ids, best first (see `RANKS`).
+
+    A prompt whose sampled answer is the documented one is left out, there being nothing to rank.
+    """
+    tokenizer, limit = engine.tokenizer, engine.model.config.context_length
+    order = shuffled(len(items), "ranked", seed)[:count]
+    prompts = [
+        tokenizer.encode_conversation(items[i]["messages"][:-1], True).ids
+        for i in order
+    ]
+    sampled: list[list[int]] = []
+    with progress("answers to rank", len(prompts), "prompts") as bar:
+        for at in range(0, len(prompts), 128):
+            some = prompts[at : at + 128]
+            made = engine.complete(
+                some, Sampling(max_tokens=max_tokens, seed=seed * 7919 + at)
+            )
+            sampled += [answer.ids for answer in made]
+            bar.advance(len(some))
+    ranked = []
+    for place, (index, prompt) in enumerate(zip(order, prompts, strict=True)):
+        answer = items[index]["messages"][-1]["content"]
+        other = items[order[(place + 1) % len(order)]]["messages"][-1]["content"]
+        broken = damage(answer, random.Random(f"{seed}/{index}"))
+        rows = [
+            [*tokenizer.encode(answer), tokenizer.end],
+            sampled[place],
+            [*tokenizer.encode(other), tokenizer.end],
+            [*tokenizer.encode(broken), tokenizer.end],
+        ]
+        distinct = len({tuple(row) for row in rows}) == len(rows)
+        if distinct and max(map(len, rows)) + len(prompt) <= limit:
+            ranked.append(
+                {
+                    "question": items[index]["messages"][-2]["content"],
+                    "name": items[index].get("name", ""),
+                    "prompt": prompt,
+                    "answers": rows,
+                }
+            )
+    return ranked
+
+
+def full_rows(item: dict[str, Any]) -> list[list[int]]:
+    """Prompt and answer together, one row an answer, best first."""
+    return [item["prompt"] + answer for answer in item["answers"]]
+
+
+@torch.no_grad()
+def score(model: Scorer, rankings: list[dict[str, Any]], pad: int) -> torch.Tensor:
+    """Raw rewards (prompts, answers), float32 throughout."""
+    device = next(model.parameters()).device
+    parts = []
+    for at in range(0, len(rankings), 32):
+        rows = [full_rows(item) for item in rankings[at : at + 32]]
+        batch: Batch = ranking_batch(rows, pad, 1.0).to(device)
+        with autocast(device, "fp32"):
+            rewards = model(batch["ids"]).gather(1, batch["last"][:, None])
+        parts.append(rewards.view(len(rows), -1).cpu())
+    return torch.cat(parts)
+
+
+def accuracy_by_pair(rewards: torch.Tensor) -> dict[str, float]:
+    """Share of prompts in which the better answer of each pair of ranks scores higher."""
+    return {
+        f"{RANKS[better]} > {RANKS[worse]}": round(
+            float((rewards[:, better] > rewards[:, worse]).float().mean()), 4
+        )
+        for better in range(len(RANKS))
+        for worse in range(better + 1, len(RANKS))
+    }
+
+
+def load_rankings(path: Path) -> list[dict[str, Any]]:
+    """Rankings written by this stage."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _make_once(path: Path, make: Any) -> list[dict[str, Any]]:
+    """Rankings from `path`, made and written there first when it is not there."""
+    if not path.exists():
+        items = make()
+        write_atomic(
+            path, "".join(json.dumps(i, ensure_ascii=False) + "\n" for i in items)
+        )
+    return load_rankings(path)
+
+
+def work(s: RewardSettings, context: StageContext) -> dict[str, Any]:
+    """Sample answers, rank them, learn the ranking, and put the scores on a common scale."""
+    decoder, tokenizer = load_decoder(context.inputs["model"])
+    decoder.to(best_device())
+    engine = Engine(decoder, tokenizer)
+    sides = {}
+    for side, count in (("train", s.prompts), ("validation", s.held_out_prompts)):
+        source = context.inputs["data" if side == "train" else "held_out"]
+        sides[side] = _make_once(
+            context.folder / f"rankings-{side}.jsonl",
+            lambda source=source, count=count: ranked_answers(
+                read_conversations(source), count, engine, s.max_tokens, context.seed
+            ),
+        )
+    if not sides["train"] or not sides["validation"]:
+        raise UserError(
+            "There are no answers to rank: the conversations are too long or all alike."
+        )
+    return _train(s, context, decoder, tokenizer, sides["train"], sides["validation"])
+
+
+def _train(
+    s: RewardSettings,
+    context: StageContext,
+    decoder: Any,
+    tokenizer: Tokenizer,
+    train: list[dict[str, Any]],
+    held_out: list[dict[str, Any]],
+) -> dict[str, Any]:
+    model = Scorer(decoder.config)
+    model.start_from(decoder, context.seed)
+    model.to(best_device())
+    prompts = [full_rows(item) for item in train]
+    steps = s.train.steps or max(1, round(s.epochs * len(prompts) / s.train.batch))
+    say(
+        f"  {len(train):,} prompts with {len(RANKS)} ranked answers, {len(held_out):,} held out, {steps} steps"
+    )
+
+    def evaluate() -> dict[str, float]:
+        pairs = accuracy_by_pair(score(model, held_out, tokenizer.pad))
+        return {"validation_accuracy": sum(pairs.values()) / len(pairs)}
+
+    trainer = Trainer(
+        model,
+        ranking,
+        Rankings(
+            prompts, tokenizer.pad, s.train.batch, s.train.micro_batch, context.seed
+        ),
+        s.train,
+        context,
+        steps=steps,
+        learning_rate=s.train.learning_rate or 5e-4,
+        evaluate=evaluate,
+    )
+    trainer.fit()
+    sampled = score(model, train[:512], tokenizer.pad)[:, RANKS.index("sampled")]
+    scale = {
+        "mean": float(sampled.mean()),
+        "deviation": max(float(sampled.std()), 1e-6),
+    }
+    write_atomic(context.folder / "scale.json", dump_json(scale))
+    pairs = accuracy_by_pair(score(model, held_out, tokenizer.pad))
+    save_model(model, tokenizer, context.folder / "model")
+    trainer.finish()
+    accuracy = round(sum(pairs.values()) / len(pairs), 4)
+    say(f"  held-out accuracy over all pairs: {accuracy:.1%}")
+    return {
+        "prompts": len(train),
+        "held_out_prompts": len(held_out),
+        "accuracy": accuracy,
+        "accuracy_by_pair": pairs,
+        "scale": scale,
+    }
+
+
+STAGE = Stage(
+    "reward",
+    "Learn which answer is better, from ranked answers.",
+    RewardSettings,
+    (
+        Need("model", "sft", "model", setting="model"),
+        Need("data", "sft", "conversations-train.jsonl", setting="data"),
+        Need("held_out", "sft", "conversations-validation.jsonl", setting="data"),
+    ),
+    work,
+)

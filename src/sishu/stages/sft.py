@@ -1,0 +1,157 @@
+"""sft: the base model learns to answer, from conversations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from sishu.batches.conversations import (
+    Conversations,
+    encode_all,
+    in_micro_batches,
+    read_conversations,
+    write_conversations,
+)
+from sishu.config import Section
+from sishu.console import UserError, say
+from sishu.corpus.lessons import conversation, make_lessons
+from sishu.corpus.split import is_held_out
+from sishu.corpus.warc import read_pages
+from sishu.models.decoder import Decoder
+from sishu.models.folder import load_decoder, save_model
+from sishu.nn.device import Precision, autocast, best_device
+from sishu.objectives.language import next_token, token_losses
+from sishu.run import StageContext, write_atomic
+from sishu.stages.stage import Need, Stage
+from sishu.tokenizer.chat import Conversation
+from sishu.train.trainer import Trainer, TrainSettings
+
+
+class SftSettings(Section):
+    """The conversations and the training."""
+
+    data: Path | None = None
+    """Conversations as JSONL, one object with `messages` a line; when not given, questions and answers are
+    made from the crawled documentation pages."""
+    model: Path | None = None
+    """A model folder to start from, instead of this run's pretrained one."""
+    held_out: float = Field(0.05, gt=0, lt=1)
+    """Share of the groups (modules, or single conversations) kept for evaluation."""
+    epochs: float = Field(2.0, gt=0)
+    """Passes over the conversations, unless train.steps says otherwise."""
+    train: TrainSettings = TrainSettings(
+        learning_rate=1e-3, warmup=0.05, batch=64, micro_batch=64
+    )
+
+
+def split(
+    items: list[dict[str, Any]], share: float
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Training and held-out conversations; those of one group stay on one side, and neither is empty."""
+    if len(items) < 2:
+        raise UserError(
+            "Fine-tuning needs at least two conversations, one of them to evaluate on."
+        )
+    keys = [str(item.get("group") or item["messages"]) for item in items]
+    held = [is_held_out(key, share) for key in keys]
+    if all(held) or not any(held):
+        count = max(1, round(share * len(items)))
+        held = [i >= len(items) - count for i in range(len(items))]
+    train = [item for item, out in zip(items, held, strict=True) if not out]
+    return train, [item for item, out in zip(items, held, strict=True) if out]
+
+
+@torch.no_grad()
+def answer_loss(
+    model: Decoder, rows: list[Conversation], pad: int, precision: Precision
+) -> float:
+    """Mean nats per token of the assistant's words."""
+    device, total, count = next(model.parameters()).device, 0.0, 0
+    for batch in in_micro_batches(rows, pad, 64):
+        with autocast(device, precision):
+            losses = token_losses(
+                model, batch["ids"].to(device), batch["targets"].to(device)
+            )
+        total, count = total + float(losses.double().sum()), count + losses.numel()
+    return total / max(1, count)
+
+
+def work(s: SftSettings, context: StageContext) -> dict[str, Any]:
+    """Fine-tune on the assistant's words only."""
+    source = context.inputs["data"]
+    if s.data is None:
+        items: list[dict[str, Any]] = [
+            dict(conversation(x)) for x in make_lessons(read_pages(source))
+        ]
+        if not items:
+            raise UserError(
+                "The crawled pages hold no documentation to make questions from: give conversations "
+                "with sft.data=FILE.jsonl."
+            )
+    else:
+        items = read_conversations(source)
+    train, held_out = split(items, s.held_out)
+    write_atomic(
+        context.folder / "conversations-train.jsonl", write_conversations(train)
+    )
+    write_atomic(
+        context.folder / "conversations-validation.jsonl", write_conversations(held_out)
+    )
+
+    model, tokenizer = load_decoder(context.inputs["model"])
+    model.to(best_device())
+    rows = encode_all(train, tokenizer, model.config.context_length)
+    held_rows = encode_all(held_out, tokenizer, model.config.context_length)
+    if not rows or not held_rows:
+        raise UserError(
+            f"No conversation fits the model's context of {model.config.context_length} tokens: shorten them "
+            "or train with a larger model.context_length."
+        )
+    steps = s.train.steps or max(1, round(s.epochs * len(rows) / s.train.batch))
+    say(f"  {len(rows):,} conversations, {len(held_rows):,} held out, {steps} steps")
+
+    def evaluate() -> dict[str, float]:
+        return {
+            "validation_loss": answer_loss(
+                model, held_rows, tokenizer.pad, s.train.precision
+            )
+        }
+
+    trainer = Trainer(
+        model,
+        next_token,
+        Conversations(
+            rows, tokenizer.pad, s.train.batch, s.train.micro_batch, context.seed
+        ),
+        s.train,
+        context,
+        steps=steps,
+        learning_rate=s.train.learning_rate or 1e-3,
+        evaluate=evaluate,
+    )
+    trainer.fit()
+    figures = {
+        "conversations": len(rows),
+        "held_out_conversations": len(held_rows),
+        "left_out_too_long": len(items) - len(rows) - len(held_rows),
+        "validation_loss": round(evaluate()["validation_loss"], 5),
+    }
+    save_model(model, tokenizer, context.folder / "model")
+    trainer.finish()
+    say(f"  held-out answers: {figures['validation_loss']:.3f} nats per token")
+    return figures
+
+
+STAGE = Stage(
+    "sft",
+    "Teach the base model to answer, from conversations.",
+    SftSettings,
+    (
+        Need("data", "crawl", "pages.warc.gz", setting="data"),
+        Need("model", "pretrain", "model", setting="model"),
+    ),
+    work,
+)

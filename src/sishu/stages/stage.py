@@ -1,0 +1,33 @@
+"""What a stage is: settings, what it needs, and the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sishu.config import Section
+from sishu.run import StageContext
+
+
+@dataclass(frozen=True)
+class Need:
+    """An artifact that a stage reads: of an earlier stage of the run, or, when the setting of the same
+    name as `setting` is given, of a path outside it."""
+
+    name: str
+    stage: str
+    path: str
+    setting: str | None = None
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of the road. `work(settings, context)` returns the figures for the manifest."""
+
+    name: str
+    purpose: str
+    settings: type[Section]
+    needs: tuple[Need, ...]
+    work: Callable[[Any, StageContext], dict[str, Any]]

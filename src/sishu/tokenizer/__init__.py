@@ -1,0 +1,1 @@
+"""Text to ids and back, and the one place where a conversation becomes ids."""

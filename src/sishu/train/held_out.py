@@ -1,0 +1,60 @@
+"""How well a model predicts text it never saw, in units that do not depend on the tokenizer."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from sishu.batches.batch import IGNORED
+from sishu.batches.tokens import Ids
+from sishu.models.decoder import Decoder
+from sishu.nn.device import Precision, autocast
+from sishu.objectives.language import token_losses
+
+
+@torch.no_grad()
+def held_out_nats(
+    model: Decoder,
+    tokens: Ids,
+    bos: int,
+    *,
+    stride: int,
+    precision: Precision,
+    batch: int = 16,
+) -> tuple[float, int]:
+    """Summed cross-entropy in nats over a row of documents, and how many tokens it counts.
+
+    Windows of the model's context start every `stride` tokens and each token counts once, in the first
+    window that reaches it, so a stride below the context gives every token at least context - stride
+    tokens of past (the very first ones aside). Document starts are context, not targets.
+    """
+    length = min(model.config.context_length, len(tokens) - 1)
+    starts = list(range(0, max(1, len(tokens) - length - 1 + stride), stride))
+    rows, targets, reached = [], [], 1
+    for start in (min(s, len(tokens) - length - 1) for s in starts):
+        window = np.asarray(tokens[start : start + length + 1]).astype(np.int64)
+        target = window[1:].copy()
+        target[: max(0, reached - start - 1)] = IGNORED
+        target[target == bos] = IGNORED
+        reached = start + length + 1
+        rows.append(torch.from_numpy(window[:-1]))
+        targets.append(torch.from_numpy(target))
+    device = model.embedding.weight.device
+    nats, count = 0.0, 0
+    for i in range(0, len(rows), batch):
+        ids, wanted = (
+            torch.stack(rows[i : i + batch]),
+            torch.stack(targets[i : i + batch]),
+        )
+        with autocast(device, precision):
+            losses = token_losses(model, ids.to(device), wanted.to(device))
+        nats += float(losses.double().sum())
+        count += losses.numel()
+    return nats, count
+
+
+def bits_per_byte(nats: float, size: int) -> float:
+    """Nats over a text of `size` UTF-8 bytes, as bits per byte."""
+    return nats / math.log(2) / size

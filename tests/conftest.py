@@ -1,0 +1,73 @@
+"""What many tests share: a tiny real model folder, and where real data lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from sishu.models.decoder import Decoder, DecoderConfig
+from sishu.models.folder import save_model
+from sishu.tokenizer.tokenizer import Tokenizer
+from sishu.tokenizer.train import train_bpe
+
+torch.set_num_threads(1)
+
+TEXT = (
+    "The school opens at eight. What is `json.dumps` for? It turns an object into text.\n"
+    "私塾是旧时私人设立的教学处所。学而时习之，不亦说乎？ 🙂 def f(x):\n    return x + 1\n"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Tokenizer:
+    """A real byte-level BPE of 320 tokens."""
+    return train_bpe([TEXT] * 4, 320)
+
+
+TINY = DecoderConfig(
+    vocabulary=320,
+    width=32,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_width=8,
+    hidden=64,
+    context_length=128,
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> DecoderConfig:
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder() -> Decoder:
+    """Random weights, none of them zero, so that every part of the network has a say."""
+    torch.manual_seed(0)
+    decoder = Decoder(TINY)
+    with torch.no_grad():
+        for weight in decoder.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return decoder.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(
+    tmp_path_factory: pytest.TempPathFactory, tiny_decoder: Decoder, tiny_tokenizer: Tokenizer
+) -> Path:
+    folder = tmp_path_factory.mktemp("tiny-model")
+    save_model(tiny_decoder, tiny_tokenizer, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Real data from `SISHU_TEST_DATA` or ../shared/data; skips where there is none."""
+    folder = Path(os.environ.get("SISHU_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("needs ../shared/data (or SISHU_TEST_DATA)")
+    return folder

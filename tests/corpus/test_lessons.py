@@ -1,0 +1,332 @@
+"""Lessons from the pydoc of the Python that runs the tests, and from markup that once went wrong."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sishu.corpus.docstring import first_sentences, split_sentences, without_signatures
+from sishu.corpus.document import Page
+from sishu.corpus.lessons import (
+    Lesson,
+    conversation,
+    damage,
+    in_asked_form,
+    make_lessons,
+)
+from sishu.corpus.pydoc_page import PydocObject, closing, pydoc_objects
+
+SITE = """
+import json, pydoc, sys
+names = sys.argv[1:]
+print(json.dumps({name: pydoc._url_handler(name, "text/html") for name in names}))
+"""
+NAMES = [
+    *(
+        "builtins",
+        "json",
+        "json.decoder",
+        "textwrap",
+        "collections",
+        "os",
+        "string",
+        "functools",
+    ),
+    *(
+        "time",
+        "io",
+        "heapq",
+        "math",
+        "threading",
+        "pathlib",
+        "argparse",
+        "logging",
+        "itertools",
+    ),
+    *("struct", "random", "inspect", "shutil"),
+]
+
+
+@pytest.fixture(scope="module")
+def pages() -> list[Page]:
+    """Real pages of pydoc's web site, made by its own handler in a clean interpreter."""
+    urls = [f"{name}.html" for name in NAMES] + [
+        "topics.html",
+        "index.html",
+        "topic?key=lambda",
+        "topic?key=TRUTHVALUE",
+        "nosuchmodule.html",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", SITE, *urls], capture_output=True, check=True
+    )
+    return [
+        Page(
+            f"http://docs.python.local/{url}", html.encode(), "text/html; charset=UTF-8"
+        )
+        for url, html in json.loads(done.stdout).items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def objects(pages: list[Page]) -> dict[str, PydocObject]:
+    return {f"{o.module}:{o.name}": o for page in pages for o in pydoc_objects(page)}
+
+
+@pytest.fixture(scope="module")
+def lessons(pages: list[Page]) -> list[Lesson]:
+    return make_lessons(pages)
+
+
+def test_pages_are_taken_apart(objects: dict[str, PydocObject]) -> None:
+    dumps = objects["json:dumps"]
+    assert dumps.kind == "function"
+    assert dumps.signature.startswith("(obj, *, skipkeys=False, ")
+    assert dumps.signature.endswith("sort_keys=False, **kw)")
+    assert dumps.docstring.startswith(
+        "Serialize ``obj`` to a JSON formatted ``str``.\n"
+    )
+    wrap = objects["textwrap:TextWrapper.wrap"]
+    assert (wrap.kind, wrap.signature) == ("method", "(text)")
+    wrapper = objects["textwrap:TextWrapper"]
+    assert wrapper.kind == "class" and wrapper.signature.endswith(
+        "placeholder=' [...]')"
+    )
+    assert wrapper.docstring.startswith("Object for wrapping/filling text.")
+    assert objects["json:JSONDecodeError"].kind == "exception"
+    assert objects["builtins:BaseException"].kind == "exception"
+    assert objects["builtins:KeyError"].docstring == "Mapping key not found."
+    assert objects["textwrap:textwrap"].docstring == "Text wrapping and filling."
+    assert objects["lambda:lambda"].kind == "topic"
+    assert objects["lambda:lambda"].docstring.startswith("Lambdas\n*******\n")
+
+
+def test_inherited_methods_and_class_aliases_stay_at_home(
+    objects: dict[str, PydocObject],
+) -> None:
+    assert "collections:Counter.most_common" in objects
+    assert "collections:Counter.keys" not in objects
+    assert "builtins:OSError" in objects and "builtins:IOError" not in objects
+
+
+def test_other_pages_give_nothing(pages: list[Page]) -> None:
+    odd = [p for p in pages if re.search("topics|index|nosuch", p.url)]
+    assert len(odd) == 3
+    odd.append(
+        Page(
+            "http://a.example/", b"<html><title>Shop</title><p>Buy json now!</p></html>"
+        )
+    )
+    odd.append(Page("http://a.example/", b""))
+    odd.append(
+        Page("http://a.example/", b"<title>Pydoc: module x</title>\xff\x00<table")
+    )
+    assert make_lessons(odd) == []
+
+
+def test_known_lessons(lessons: list[Lesson]) -> None:
+    answers = {lesson.answer: lesson for lesson in lessons}
+    dumps = answers["`json.dumps`: Serialize `obj` to a JSON formatted `str`."]
+    assert (dumps.name, dumps.kind, dumps.group) == ("json.dumps", "function", "json")
+    assert "json" in dumps.question and "dumps" in dumps.question
+    assert answers["`textwrap`: Text wrapping and filling."].kind == "module"
+    fill = answers["`textwrap.fill(text, width=70, **kwargs)`: Fill a single paragraph of text, "
+                   "returning a new string."]  # fmt: skip
+    assert "width" not in fill.question
+    assert answers["`KeyError`: Mapping key not found."].group == "builtins"
+    assert any(one.name == "lambda" and one.group == "lambda" for one in lessons)
+
+
+def test_every_lesson_keeps_the_form(lessons: list[Lesson]) -> None:
+    assert len(lessons) > 1000
+    for lesson in lessons:
+        assert in_asked_form(lesson.answer), lesson
+        assert lesson.answer.startswith(f"`{lesson.name}"), lesson
+        assert lesson.question.endswith("?") and "\n" not in lesson.question
+        last = lesson.name.rsplit(".", 1)[-1]
+        assert f"`{last}" in lesson.question or f"`{lesson.name}`" in lesson.question
+        assert not re.search(
+            r"0x[0-9a-f]{8}|\S@\w+\.\w+|See help\(type|Initialize self", lesson.answer
+        )
+
+
+def test_words_are_the_documentations_own(
+    lessons: list[Lesson], objects: dict[str, PydocObject]
+) -> None:
+    def words(text: str) -> str:
+        return "".join(re.findall(r"\w+", text.replace(":mod:", "")))
+
+    said = {words(o.docstring) for o in objects.values()}
+    everything = "\n".join(sorted(said))
+    foreign = [
+        one.answer
+        for one in lessons
+        if words(one.answer.split("`: ", 1)[1]) not in everything
+    ]
+    # Text taken from behind an arrow may lose a variable's name; nothing may be made up.
+    assert len(foreign) <= len(lessons) // 50, foreign[:10]
+
+
+def test_no_repeats(lessons: list[Lesson]) -> None:
+    questions = [lesson.question for lesson in lessons]
+    assert len(set(questions)) == len(questions)
+    names_of: dict[str, set[str]] = {}
+    for lesson in lessons:
+        names_of.setdefault(lesson.answer.split("`: ", 1)[1], set()).add(lesson.name)
+    assert max(len(names) for names in names_of.values()) <= 2
+    assert not any(one.name == "json.decoder.JSONDecoder" for one in lessons)
+    per_name: dict[str, int] = {}
+    for lesson in lessons:
+        per_name[lesson.name] = per_name.get(lesson.name, 0) + 1
+    assert max(per_name.values()) <= 2
+
+
+def test_page_order_and_repetition_do_not_matter(
+    pages: list[Page], lessons: list[Lesson]
+) -> None:
+    shuffled = pages * 2
+    random.Random(1).shuffle(shuffled)
+    assert make_lessons(shuffled) == lessons
+    keys = [(one.name, one.kind, one.question) for one in lessons]
+    assert keys == sorted(keys)
+
+
+def test_conversation_shape(lessons: list[Lesson]) -> None:
+    one = lessons[0]
+    assert conversation(one) == {
+        "messages": [
+            {"role": "user", "content": one.question},
+            {"role": "assistant", "content": one.answer},
+        ],
+        "name": one.name,
+        "kind": one.kind,
+        "group": one.group,
+    }
+    json.dumps(conversation(one))
+
+
+@pytest.mark.parametrize(
+    ("docstring", "expected"),
+    [
+        ("Return x.  The rest is detail.", "Return x. The rest is detail."),
+        (
+            "Open a file for reading or for writing text, e.g. a log. Close it later.",
+            "Open a file for reading or for writing text, e.g. a log.",
+        ),
+        (
+            "Works like version 2.0 of the format (see sec. 3. of the text). More.",
+            "Works like version 2.0 of the format (see sec. 3. of the text).",
+        ),
+        (
+            "Values v1, v2, ... packed as the format says",
+            "Values v1, v2, ... packed as the format says.",
+        ),
+        (
+            "S.find(sub[, start]) -> int\n\nReturn the lowest index.",
+            "Return the lowest index.",
+        ),
+        ("get(k[,d]) -> D[k] if k in D, else d.", "D[k] if k in D, else d."),
+        ("D.get(k) -- look it up and\nreturn it", "look it up and return it."),
+        ("Return a list of:\n - one\n - two", ""),
+        (
+            "Call a function after some seconds::\n\n    t = Timer()",
+            "Call a function after some seconds.",
+        ),
+        (">>> 1 + 1\n2", ""),
+        ("", ""),
+        (
+            "Lambdas\n*******\n\n   e ::= x\n\nThey make functions.",
+            "They make functions.",
+        ),
+        ("Use :class:`~a.B` and ``c``.", "Use a.B and `c`."),
+        (
+            "Closes all in [low, high), ignoring errors.",
+            "Closes all in [low, high), ignoring errors.",
+        ),
+        ("返回列表的长度。不包括空值。", "返回列表的长度。 不包括空值。"),
+    ],
+)
+def test_first_sentences(docstring: str, expected: str) -> None:
+    name = "find" if "find" in docstring else "get"
+    assert first_sentences(docstring, name) == expected
+
+
+def test_call_lines_are_passed_over_only_when_they_are_calls() -> None:
+    assert without_signatures(
+        "int([x]) -> integer\nint(x, base=10) -> integer\n\nConvert.", "int"
+    ) == (
+        "Convert.",
+        "",
+    )
+    prose = "wait() blocks until the event is set."
+    assert without_signatures(prose, "wait") == (prose, "")
+
+
+def test_closing_bracket() -> None:
+    assert closing("f(a, b='(')", 1) == 11
+    assert closing("f(a", 1) == 0
+
+
+@given(st.text(alphabet="ab A.!?…。 (['`e.g\n", max_size=60))
+def test_splitting_sentences_loses_no_character(text: str) -> None:
+    pieces = split_sentences(" ".join(text.split()))
+    assert "".join("".join(pieces).split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "`json.dumps`: Serialize obj to a string.",
+        "`wrap(text, width=70)`: Wrap a paragraph of text!",
+        '`a.b`: Say "this is it (at last)".',
+        "`列表.长度`: 返回列表中元素的个数，包括重复的元素在内。",
+    ],
+)
+def test_asked_form_holds(answer: str) -> None:
+    assert in_asked_form(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "json.dumps: Serialize obj to a string.",
+        "`json.dumps`: Serialize obj to a string",
+        "`json.dumps`: Serialize obj to a ...",
+        "`json.dumps`: Serialize obj to a string..",
+        "`json.dumps`: Serialize obj.\nTo a string.",
+        "`json.dumps`: Serialize `obj to a string.",
+        "`json.dumps` : Serialize obj to a string.",
+        "`json dumps`: Serialize obj to a string.",
+        "`json.dumps`:  Serialize obj to a string.",
+        "`a`: Short enough.",
+        "`a`: " + "long " * 60 + "end.",
+        " `json.dumps`: Serialize obj to a string.",
+        "",
+    ],
+)
+def test_asked_form_fails(answer: str) -> None:
+    assert not in_asked_form(answer)
+
+
+@given(st.text(max_size=80), st.integers())
+def test_damage_always_changes_the_answer(answer: str, seed: int) -> None:
+    assert damage(answer, random.Random(seed)) != answer
+    assert damage(answer, random.Random(seed)) == damage(answer, random.Random(seed))
+
+
+def test_damage_is_varied_and_plausible(lessons: list[Lesson]) -> None:
+    rng = random.Random(0)
+    pairs = [(one.answer, damage(one.answer, rng)) for one in lessons[:800]]
+    kept = sum(bad.startswith(good.split("`: ")[0] + "`: ") for good, bad in pairs)
+    assert 0.4 < kept / len(pairs) < 0.9
+    assert sum(in_asked_form(bad) for _, bad in pairs) < len(pairs) / 2
+    letters = [(set(good) | {" "}) >= set(bad) for good, bad in pairs]
+    assert all(letters)
+    assert len({len(bad) < len(good) for good, bad in pairs}) == 2
