@@ -15,19 +15,25 @@ from sishu.console import UserError, say, show_table
 from sishu.evaluate import eval as eval_stage
 from sishu.report import report as report_stage
 from sishu.run import Input, Run, external_input, stage_key, write_atomic
-from sishu.stages import corpus, crawl, ppo, pretrain, reward, sft, tokenizer
+from sishu.stages import corpus as corpus_stage
+from sishu.stages import crawl as crawl_stage
+from sishu.stages import ppo as ppo_stage
+from sishu.stages import pretrain as pretrain_stage
+from sishu.stages import reward as reward_stage
+from sishu.stages import sft as sft_stage
+from sishu.stages import tokenizer as tokenizer_stage
 from sishu.stages.stage import Stage
 
 STAGES: dict[str, Stage] = {
     module.STAGE.name: module.STAGE
     for module in (
-        crawl,
-        corpus,
-        tokenizer,
-        pretrain,
-        sft,
-        reward,
-        ppo,
+        crawl_stage,
+        corpus_stage,
+        tokenizer_stage,
+        pretrain_stage,
+        sft_stage,
+        reward_stage,
+        ppo_stage,
         eval_stage,
         report_stage,
     )
@@ -46,13 +52,13 @@ class Recipe(Section):
     """The stages to walk, in the road's order."""
     price_per_hour: float | None = Field(None, ge=0)
     """What an hour of this machine costs, in any currency, for the report."""
-    crawl: crawl.CrawlSettings = crawl.CrawlSettings()
-    corpus: corpus.CorpusSettings = corpus.CorpusSettings()
-    tokenizer: tokenizer.TokenizerSettings = tokenizer.TokenizerSettings()
-    pretrain: pretrain.PretrainSettings = pretrain.PretrainSettings()
-    sft: sft.SftSettings = sft.SftSettings()
-    reward: reward.RewardSettings = reward.RewardSettings()
-    ppo: ppo.PpoSettings = ppo.PpoSettings()
+    crawl: crawl_stage.CrawlSettings = crawl_stage.CrawlSettings()
+    corpus: corpus_stage.CorpusSettings = corpus_stage.CorpusSettings()
+    tokenizer: tokenizer_stage.TokenizerSettings = tokenizer_stage.TokenizerSettings()
+    pretrain: pretrain_stage.PretrainSettings = pretrain_stage.PretrainSettings()
+    sft: sft_stage.SftSettings = sft_stage.SftSettings()
+    reward: reward_stage.RewardSettings = reward_stage.RewardSettings()
+    ppo: ppo_stage.PpoSettings = ppo_stage.PpoSettings()
     eval: eval_stage.EvalSettings = eval_stage.EvalSettings()
     report: report_stage.ReportSettings = report_stage.ReportSettings()
 

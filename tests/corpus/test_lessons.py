@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sishu.corpus.docstring import first_sentences, split_sentences, without_signatures
 from sishu.corpus.document import Page
 from sishu.corpus.lessons import (
     Lesson,
@@ -21,7 +20,7 @@ from sishu.corpus.lessons import (
     in_asked_form,
     make_lessons,
 )
-from sishu.corpus.pydoc_page import PydocObject, closing, pydoc_objects
+from sishu.corpus.pydoc_page import PydocObject, pydoc_objects
 
 SITE = """
 import json, pydoc, sys
@@ -64,13 +63,9 @@ def pages() -> list[Page]:
         "topic?key=TRUTHVALUE",
         "nosuchmodule.html",
     ]
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", SITE, *urls], capture_output=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", SITE, *urls], capture_output=True, check=True)
     return [
-        Page(
-            f"http://docs.python.local/{url}", html.encode(), "text/html; charset=UTF-8"
-        )
+        Page(f"http://docs.python.local/{url}", html.encode(), "text/html; charset=UTF-8")
         for url, html in json.loads(done.stdout).items()
     ]
 
@@ -90,15 +85,11 @@ def test_pages_are_taken_apart(objects: dict[str, PydocObject]) -> None:
     assert dumps.kind == "function"
     assert dumps.signature.startswith("(obj, *, skipkeys=False, ")
     assert dumps.signature.endswith("sort_keys=False, **kw)")
-    assert dumps.docstring.startswith(
-        "Serialize ``obj`` to a JSON formatted ``str``.\n"
-    )
+    assert dumps.docstring.startswith("Serialize ``obj`` to a JSON formatted ``str``.\n")
     wrap = objects["textwrap:TextWrapper.wrap"]
     assert (wrap.kind, wrap.signature) == ("method", "(text)")
     wrapper = objects["textwrap:TextWrapper"]
-    assert wrapper.kind == "class" and wrapper.signature.endswith(
-        "placeholder=' [...]')"
-    )
+    assert wrapper.kind == "class" and wrapper.signature.endswith("placeholder=' [...]')")
     assert wrapper.docstring.startswith("Object for wrapping/filling text.")
     assert objects["json:JSONDecodeError"].kind == "exception"
     assert objects["builtins:BaseException"].kind == "exception"
@@ -119,15 +110,9 @@ def test_inherited_methods_and_class_aliases_stay_at_home(
 def test_other_pages_give_nothing(pages: list[Page]) -> None:
     odd = [p for p in pages if re.search("topics|index|nosuch", p.url)]
     assert len(odd) == 3
-    odd.append(
-        Page(
-            "http://a.example/", b"<html><title>Shop</title><p>Buy json now!</p></html>"
-        )
-    )
+    odd.append(Page("http://a.example/", b"<html><title>Shop</title><p>Buy json now!</p></html>"))
     odd.append(Page("http://a.example/", b""))
-    odd.append(
-        Page("http://a.example/", b"<title>Pydoc: module x</title>\xff\x00<table")
-    )
+    odd.append(Page("http://a.example/", b"<title>Pydoc: module x</title>\xff\x00<table"))
     assert make_lessons(odd) == []
 
 
@@ -152,24 +137,16 @@ def test_every_lesson_keeps_the_form(lessons: list[Lesson]) -> None:
         assert lesson.question.endswith("?") and "\n" not in lesson.question
         last = lesson.name.rsplit(".", 1)[-1]
         assert f"`{last}" in lesson.question or f"`{lesson.name}`" in lesson.question
-        assert not re.search(
-            r"0x[0-9a-f]{8}|\S@\w+\.\w+|See help\(type|Initialize self", lesson.answer
-        )
+        assert not re.search(r"0x[0-9a-f]{8}|\S@\w+\.\w+|See help\(type|Initialize self", lesson.answer)
 
 
-def test_words_are_the_documentations_own(
-    lessons: list[Lesson], objects: dict[str, PydocObject]
-) -> None:
+def test_words_are_the_documentations_own(lessons: list[Lesson], objects: dict[str, PydocObject]) -> None:
     def words(text: str) -> str:
         return "".join(re.findall(r"\w+", text.replace(":mod:", "")))
 
     said = {words(o.docstring) for o in objects.values()}
     everything = "\n".join(sorted(said))
-    foreign = [
-        one.answer
-        for one in lessons
-        if words(one.answer.split("`: ", 1)[1]) not in everything
-    ]
+    foreign = [one.answer for one in lessons if words(one.answer.split("`: ", 1)[1]) not in everything]
     # Text taken from behind an arrow may lose a variable's name; nothing may be made up.
     assert len(foreign) <= len(lessons) // 50, foreign[:10]
 
@@ -188,9 +165,7 @@ def test_no_repeats(lessons: list[Lesson]) -> None:
     assert max(per_name.values()) <= 2
 
 
-def test_page_order_and_repetition_do_not_matter(
-    pages: list[Page], lessons: list[Lesson]
-) -> None:
+def test_page_order_and_repetition_do_not_matter(pages: list[Page], lessons: list[Lesson]) -> None:
     shuffled = pages * 2
     random.Random(1).shuffle(shuffled)
     assert make_lessons(shuffled) == lessons
@@ -210,74 +185,6 @@ def test_conversation_shape(lessons: list[Lesson]) -> None:
         "group": one.group,
     }
     json.dumps(conversation(one))
-
-
-@pytest.mark.parametrize(
-    ("docstring", "expected"),
-    [
-        ("Return x.  The rest is detail.", "Return x. The rest is detail."),
-        (
-            "Open a file for reading or for writing text, e.g. a log. Close it later.",
-            "Open a file for reading or for writing text, e.g. a log.",
-        ),
-        (
-            "Works like version 2.0 of the format (see sec. 3. of the text). More.",
-            "Works like version 2.0 of the format (see sec. 3. of the text).",
-        ),
-        (
-            "Values v1, v2, ... packed as the format says",
-            "Values v1, v2, ... packed as the format says.",
-        ),
-        (
-            "S.find(sub[, start]) -> int\n\nReturn the lowest index.",
-            "Return the lowest index.",
-        ),
-        ("get(k[,d]) -> D[k] if k in D, else d.", "D[k] if k in D, else d."),
-        ("D.get(k) -- look it up and\nreturn it", "look it up and return it."),
-        ("Return a list of:\n - one\n - two", ""),
-        (
-            "Call a function after some seconds::\n\n    t = Timer()",
-            "Call a function after some seconds.",
-        ),
-        (">>> 1 + 1\n2", ""),
-        ("", ""),
-        (
-            "Lambdas\n*******\n\n   e ::= x\n\nThey make functions.",
-            "They make functions.",
-        ),
-        ("Use :class:`~a.B` and ``c``.", "Use a.B and `c`."),
-        (
-            "Closes all in [low, high), ignoring errors.",
-            "Closes all in [low, high), ignoring errors.",
-        ),
-        ("返回列表的长度。不包括空值。", "返回列表的长度。 不包括空值。"),
-    ],
-)
-def test_first_sentences(docstring: str, expected: str) -> None:
-    name = "find" if "find" in docstring else "get"
-    assert first_sentences(docstring, name) == expected
-
-
-def test_call_lines_are_passed_over_only_when_they_are_calls() -> None:
-    assert without_signatures(
-        "int([x]) -> integer\nint(x, base=10) -> integer\n\nConvert.", "int"
-    ) == (
-        "Convert.",
-        "",
-    )
-    prose = "wait() blocks until the event is set."
-    assert without_signatures(prose, "wait") == (prose, "")
-
-
-def test_closing_bracket() -> None:
-    assert closing("f(a, b='(')", 1) == 11
-    assert closing("f(a", 1) == 0
-
-
-@given(st.text(alphabet="ab A.!?…。 (['`e.g\n", max_size=60))
-def test_splitting_sentences_loses_no_character(text: str) -> None:
-    pieces = split_sentences(" ".join(text.split()))
-    assert "".join("".join(pieces).split()) == "".join(text.split())
 
 
 @pytest.mark.parametrize(

@@ -30,19 +30,13 @@ class SlowKneserNey:
                     if start > 0:
                         preceding[tuple(marked[start:end])].add(marked[start - 1])
         self.counts = {
-            gram: times
-            if len(gram) == order or gram[0] == "<s>"
-            else len(preceding[gram])
+            gram: times if len(gram) == order or gram[0] == "<s>" else len(preceding[gram])
             for gram, times in raw.items()
         }
-        self.discounts = {
-            length: self._discounts(length) for length in range(1, order + 1)
-        }
+        self.discounts = {length: self._discounts(length) for length in range(1, order + 1)}
 
     def _discounts(self, length: int) -> list[float]:
-        of = Counter(
-            times for gram, times in self.counts.items() if len(gram) == length
-        )
+        of = Counter(times for gram, times in self.counts.items() if len(gram) == length)
         if of[1] and of[2] and of[3]:
             y = of[1] / (of[1] + 2 * of[2])
             d = [k - (k + 1) * y * of[k + 1] / of[k] for k in (1, 2, 3)]
@@ -56,9 +50,7 @@ class SlowKneserNey:
         return self._interpolated(token, context)
 
     def _interpolated(self, token: int, context: tuple[object, ...]) -> float:
-        lower = (
-            self._interpolated(token, context[1:]) if context else 1 / self.vocabulary
-        )
+        lower = self._interpolated(token, context[1:]) if context else 1 / self.vocabulary
         d = self.discounts[len(context) + 1]
         follow = {
             gram[-1]: times
@@ -81,14 +73,8 @@ def arrays(documents: list[list[int]]) -> list[np.ndarray]:
 
 @settings(max_examples=60, deadline=None)
 @given(corpora, st.lists(st.integers(0, 6), max_size=8), st.integers(1, 5))
-def test_agrees_with_the_textbook(
-    corpus: list[list[int]], held: list[int], order: int
-) -> None:
-    fast = (
-        KneserNey(order)
-        .fit(arrays(corpus), 7)
-        .log_probabilities(np.array(held, dtype=int))
-    )
+def test_agrees_with_the_textbook(corpus: list[list[int]], held: list[int], order: int) -> None:
+    fast = KneserNey(order).fit(arrays(corpus), 7).log_probabilities(np.array(held, dtype=int))
     slow = SlowKneserNey(corpus, 7, order)
     expected = [slow.probability(token, held[:i]) for i, token in enumerate(held)]
     np.testing.assert_allclose(np.exp(fast), expected, rtol=1e-10)
@@ -111,9 +97,7 @@ def test_probabilities_sum_to_one_in_any_context(
     corpus: list[list[int]], context: list[int], order: int
 ) -> None:
     model = KneserNey(order).fit(arrays(corpus), 7)
-    last = [
-        model.log_probabilities(np.array([*context, token]))[-1] for token in range(7)
-    ]
+    last = [model.log_probabilities(np.array([*context, token]))[-1] for token in range(7)]
     assert abs(np.exp(last).sum() - 1) < 1e-9
     assert np.isfinite(last).all()
 
@@ -125,8 +109,7 @@ def test_sums_to_one_in_every_seen_context_of_a_larger_corpus() -> None:
     for document in corpus[:6]:
         for end in range(20):
             total = sum(
-                math.exp(model.log_probabilities(np.append(document[:end], token))[-1])
-                for token in range(13)
+                math.exp(model.log_probabilities(np.append(document[:end], token))[-1]) for token in range(13)
             )
             assert abs(total - 1) < 1e-9
 
@@ -147,15 +130,11 @@ def test_longer_contexts_help_and_no_test_token_leaks() -> None:
         tokens = [0, 1]
         for _ in range(length):
             noisy = rng.random() < 0.2
-            tokens.append(
-                int(rng.integers(50)) if noisy else int(follow[tokens[-2], tokens[-1]])
-            )
+            tokens.append(int(rng.integers(50)) if noisy else int(follow[tokens[-2], tokens[-1]]))
         return np.array(tokens, dtype=np.uint16)
 
     train, held = [walk(400) for _ in range(60)], walk(2000)
-    bits = [
-        -KneserNey(n).fit(train, 50).log_probabilities(held).mean() for n in (1, 2, 3)
-    ]
+    bits = [-KneserNey(n).fit(train, 50).log_probabilities(held).mean() for n in (1, 2, 3)]
     assert bits[0] > bits[1] > bits[2]
     # 80 % of tokens are determined by two: entropy = -log(.804)*.804 - .196*log(.004)
     assert bits[2] > 1.25
@@ -164,9 +143,7 @@ def test_longer_contexts_help_and_no_test_token_leaks() -> None:
 def test_document_beginnings_are_learnt() -> None:
     train = [np.array([4, *range(4), *range(4)]) for _ in range(20)]
     model = KneserNey(5).fit(train, 5)
-    first = [
-        math.exp(model.log_probabilities(np.array([token]))[0]) for token in range(5)
-    ]
+    first = [math.exp(model.log_probabilities(np.array([token]))[0]) for token in range(5)]
     assert first[4] > 0.8
 
 
@@ -177,9 +154,7 @@ def test_order_of_documents_does_not_matter_and_nothing_trains_uniform() -> None
     forward = KneserNey(4).fit(corpus, 9).log_probabilities(held)
     backward = KneserNey(4).fit(corpus[::-1], 9).log_probabilities(held)
     np.testing.assert_array_equal(forward, backward)
-    np.testing.assert_allclose(
-        KneserNey(5).fit([], 9).log_probabilities(held), -math.log(9)
-    )
+    np.testing.assert_allclose(KneserNey(5).fit([], 9).log_probabilities(held), -math.log(9))
     assert KneserNey(5).fit(corpus, 9).log_probabilities(held[:0]).shape == (0,)
 
 

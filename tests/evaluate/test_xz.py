@@ -38,12 +38,8 @@ def test_bytes_are_counted_and_chinese_works() -> None:
 
 def test_documents_are_joined_end_to_end() -> None:
     held = noise(3, 3_000)
-    assert plain_xz_bits_per_byte([held[:1000], held[1000:]]) == plain_xz_bits_per_byte(
-        [held]
-    )
-    assert xz_bits_per_byte([], [held]) == pytest.approx(
-        plain_xz_bits_per_byte([held]), abs=0.2
-    )
+    assert plain_xz_bits_per_byte([held[:1000], held[1000:]]) == plain_xz_bits_per_byte([held])
+    assert xz_bits_per_byte([], [held]) == pytest.approx(plain_xz_bits_per_byte([held]), abs=0.2)
 
 
 def test_no_text_is_an_error() -> None:

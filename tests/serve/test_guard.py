@@ -30,9 +30,7 @@ def locked(engine: Engine, start_server: Callable[..., str]) -> str:
     return start_server(create_app({"tiny": engine}, "tiny", api_key=KEY))
 
 
-@pytest.mark.parametrize(
-    "given", [None, "", "Bearer", "Bearer wrong", f"Bearer {KEY}x", f"Basic {KEY}", KEY]
-)
+@pytest.mark.parametrize("given", [None, "", "Bearer", "Bearer wrong", f"Bearer {KEY}x", f"Basic {KEY}", KEY])
 def test_a_key_is_needed(locked: str, given: str | None) -> None:
     headers = {} if given is None else {"authorization": given}
     for answer in (
@@ -139,6 +137,4 @@ def test_every_answer_carries_the_guarding_headers(address: str) -> None:
         assert headers["x-content-type-options"] == "nosniff"
         policy = headers["content-security-policy"]
         assert "default-src 'self'" in policy and "unsafe" not in policy
-    assert (
-        httpx.get(f"{address}/page/page.js").headers["content-type"].startswith("text/javascript")
-    )
+    assert httpx.get(f"{address}/page/page.js").headers["content-type"].startswith("text/javascript")

@@ -38,10 +38,7 @@ _PYTHON_CODEC = {
     "windows-874": "cp874",
     "iso-8859-8-i": "iso8859_8",
     **{f"windows-{number}": f"cp{number}" for number in range(1250, 1259)},
-    **{
-        f"iso-8859-{number}": f"iso8859_{number}"
-        for number in (2, 3, 4, 5, 6, 7, 8, 10, 13)
-    },
+    **{f"iso-8859-{number}": f"iso8859_{number}" for number in (2, 3, 4, 5, 6, 7, 8, 10, 13)},
     **{f"iso-8859-{number}": f"iso8859_{number}" for number in (14, 15, 16)},
 }
 """WHATWG name to the Python codec that covers it; nothing outside this table is ever used to
@@ -63,9 +60,7 @@ _SUPERSET = {
     "cp950": "big5",
     "cn-big5": "big5",
 }
-_NAME_OF_CODEC = {
-    codecs.lookup(codec).name: name for name, codec in _PYTHON_CODEC.items()
-} | {
+_NAME_OF_CODEC = {codecs.lookup(codec).name: name for name, codec in _PYTHON_CODEC.items()} | {
     "big5": "big5",
     "shift_jis": "shift_jis",
     "euc_kr": "euc-kr",
@@ -75,9 +70,7 @@ _MULTIBYTE = {"gb18030", "big5", "shift_jis", "euc-jp", "euc-kr"}
 
 _HEADER = re.compile(r"charset\s*=\s*[\"']?\s*([\w.:+-]+)", re.IGNORECASE)
 _META = re.compile(rb"<meta\b[^>]*?\bcharset\s*=\s*[\"']?\s*([\w.:+-]+)", re.IGNORECASE)
-_XML = re.compile(
-    rb"^\s*<\?xml\b[^>]*?\bencoding\s*=\s*[\"']([\w.:+-]+)", re.IGNORECASE
-)
+_XML = re.compile(rb"^\s*<\?xml\b[^>]*?\bencoding\s*=\s*[\"']([\w.:+-]+)", re.IGNORECASE)
 
 
 def decode(body: bytes, content_type: str = "") -> tuple[str, str]:

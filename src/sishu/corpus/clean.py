@@ -11,8 +11,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from sishu.config import Section
 from sishu.console import UserError
 from sishu.corpus import charset, dedup, language, quality
 from sishu.corpus.document import Document, Page, document_id
@@ -29,10 +30,8 @@ _HTML_TYPES = frozenset(("text/html", "application/xhtml+xml"))
 _HTML_START = re.compile(r"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.I | re.S)
 
 
-class CleanSettings(BaseModel):
+class CleanSettings(Section):
     """What to keep of the pages, and how much of it to hold out for validation."""
-
-    model_config = ConfigDict(extra="forbid")
 
     languages: list[str] = Field(
         default=[],

@@ -47,9 +47,7 @@ class Answer:
 
     def header(self, name: str) -> str:
         """The first header of that name, "" if there is none."""
-        return next(
-            (value for key, value in self.headers if key.lower() == name.lower()), ""
-        )
+        return next((value for key, value in self.headers if key.lower() == name.lower()), "")
 
 
 class WorkingArchive:
@@ -179,9 +177,7 @@ def _response_member(url: str, answer: Answer, date: str) -> bytes:
         "response",
         payload=BytesIO(answer.body),
         length=len(answer.body),
-        http_headers=StatusAndHeaders(
-            f"{answer.status} {reason}", list(answer.headers), protocol="HTTP/1.1"
-        ),
+        http_headers=StatusAndHeaders(f"{answer.status} {reason}", list(answer.headers), protocol="HTTP/1.1"),
         warc_headers_dict={
             "WARC-Date": date,
             "WARC-Record-ID": f"<urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, name)}>",

@@ -15,15 +15,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import sys
 import threading
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import urldefrag, urljoin, urlsplit, urlunsplit
+from urllib.parse import urljoin
 
 import scrapy
 from filelock import FileLock
@@ -32,15 +31,13 @@ from scrapy.crawler import CrawlerProcess
 from scrapy.exceptions import DontCloseSpider, StopDownload
 from scrapy.http import HtmlResponse
 from scrapy.linkextractors import LinkExtractor
-from w3lib.url import safe_url_string
 
 from sishu.corpus.charset import decode
 from sishu.corpus.crawl_archive import Answer, WorkingArchive
+from sishu.corpus.crawl_scope import Scope, clean
 
 _ROUND = 1000
 """At most so many requests wait inside Scrapy, whatever the size of a level."""
-_MAX_URL = 2000
-"""Longer addresses are traps or session state."""
 _MAX_REDIRECTS = 10
 _TIMEOUT_SECONDS = 60
 
@@ -76,17 +73,13 @@ class SiteSpider(scrapy.Spider):  # type: ignore[misc]
         super().__init__()
         self._job = job
         self._archive = archive
-        self._include = [re.compile(pattern) for pattern in job["include"]]
-        self._exclude = [re.compile(pattern) for pattern in job["exclude"]]
         self._links = LinkExtractor(canonicalize=False)
         self._depth = 0
-        seeds = [url for url in map(_clean, job["seeds"]) if url]
-        self._hosts = {urlsplit(url).netloc for url in seeds}
-        self._waiting = sorted(set(seeds))
+        self._scope = Scope(job["seeds"], job["include"], job["exclude"], job["alias"])
+        self._waiting = self._scope.seeds
         self._next_level: set[str] = set()
         self._redirected: set[str] = set()
         self._hops: dict[str, int] = {}
-        self._seen = set(seeds)
         self.pages: dict[str, int] = {}
         """Stored URL of each page (2xx answer) to the bytes of its body."""
         self.resumed = 0
@@ -131,7 +124,7 @@ class SiteSpider(scrapy.Spider):  # type: ignore[misc]
             batch, self._waiting = self._waiting[:room], self._waiting[room:]
             missing = []
             for url in batch:
-                stored = self._stored(url)
+                stored = self._scope.stored(url)
                 if stored in self._archive:
                     self._take(url, self._archive.read(stored))
                 else:
@@ -148,9 +141,7 @@ class SiteSpider(scrapy.Spider):  # type: ignore[misc]
             meta={"dont_redirect": True, "handle_httpstatus_all": True, "page": True},
         )
 
-    def _on_headers(
-        self, headers: Any, body_length: Any, request: Any, spider: Any
-    ) -> None:
+    def _on_headers(self, headers: Any, body_length: Any, request: Any, spider: Any) -> None:
         kind = headers.get(b"Content-Type", b"").decode("latin-1").lower()
         text = not kind or kind.startswith("text/") or "html" in kind or "xml" in kind
         if request.meta.get("page") and not text:
@@ -159,9 +150,7 @@ class SiteSpider(scrapy.Spider):  # type: ignore[misc]
     def _on_response(self, response: Any) -> None:
         with _fatal():
             url, status = response.request.url, response.status
-            if (
-                status in (408, 429) or status >= 500
-            ):  # after retries; may be well another day
+            if status in (408, 429) or status >= 500:  # after retries; may be well another day
                 self._fail(url, f"http {status}")
                 return
             headers = [
@@ -175,7 +164,7 @@ class SiteSpider(scrapy.Spider):  # type: ignore[misc]
             body = response.body if 200 <= status < 300 else b""
             answer = Answer(status, headers, body)
             with _write_lock:
-                self._archive.append(self._stored(url), answer)
+                self._archive.append(self._scope.stored(url), answer)
             self._take(url, answer)
 
     def _on_failure(self, failure: Any) -> None:
@@ -185,7 +174,7 @@ class SiteSpider(scrapy.Spider):  # type: ignore[misc]
 
     def _take(self, url: str, answer: Answer) -> None:
         """Draw from an answer, fresh or stored, all that follows from it."""
-        stored = self._stored(url)
+        stored = self._scope.stored(url)
         if 300 <= answer.status < 400:
             self._follow_redirect(url, answer)
         elif not 200 <= answer.status < 300:
@@ -197,19 +186,19 @@ class SiteSpider(scrapy.Spider):  # type: ignore[misc]
             else:
                 _tell({"pages": len(self.pages), "url": stored})
             if self._depth < self._job["max_depth"]:
-                self._next_level.update(self._new(self._found(url, answer)))
+                self._next_level.update(self._scope.new(self._found(url, answer)))
 
     def _follow_redirect(self, url: str, answer: Answer) -> None:
-        target = _clean(urljoin(url, answer.header("Location")))
+        target = clean(urljoin(url, answer.header("Location")))
         hops = self._hops.get(url, 0) + 1
         if not answer.header("Location") or target is None:
             self._fail(url, f"http {answer.status}")
-        elif urlsplit(target).netloc not in self._hosts:
+        elif not self._scope.on_our_hosts(target):
             self._fail(url, "redirect to another host")
         elif hops > _MAX_REDIRECTS or target == url:
             self._fail(url, "redirect loop")
         else:
-            for new in self._new([target]):
+            for new in self._scope.new([target]):
                 self._hops[new] = hops
                 self._redirected.add(new)
 
@@ -219,62 +208,17 @@ class SiteSpider(scrapy.Spider):  # type: ignore[misc]
             return []
         body = answer.body
         if answer.header("Content-Encoding"):  # sent although we asked for none
-            body = self._archive.decoded_body(self._stored(url))
+            body = self._archive.decoded_body(self._scope.stored(url))
         text, _ = decode(body, kind)
-        response = HtmlResponse(
-            url, body=text.encode("utf-8", "replace"), encoding="utf-8"
-        )
+        response = HtmlResponse(url, body=text.encode("utf-8", "replace"), encoding="utf-8")
         try:
             return [link.url for link in self._links.extract_links(response)]
         except ValueError:  # a page that lxml cannot make a tree of has no links
             return []
 
-    def _new(self, urls: Iterable[str]) -> list[str]:
-        """Those of `urls` that belong to the crawl and have not been seen, in clean form."""
-        new = []
-        for raw in urls:
-            url = _clean(raw)
-            if (
-                url is None
-                or url in self._seen
-                or urlsplit(url).netloc not in self._hosts
-            ):
-                continue
-            self._seen.add(url)
-            stored = self._stored(url)
-            wanted = not self._include or any(
-                one.search(stored) for one in self._include
-            )
-            if wanted and not any(one.search(stored) for one in self._exclude):
-                new.append(url)
-        return new
-
-    def _stored(self, url: str) -> str:
-        live, stable = self._job["alias"] or ("", "")
-        return stable + url.removeprefix(live) if live and url.startswith(live) else url
-
     def _fail(self, url: str, reason: str) -> None:
         self.failed[reason] += 1
         self.first_failure = self.first_failure or f"{url}: {reason}"
-
-
-def _clean(url: str) -> str | None:
-    """The address without fragment, in one spelling; None if it cannot be crawled."""
-    try:
-        parts = urlsplit(safe_url_string(urldefrag(url.strip()).url))
-        port = parts.port
-    except ValueError:
-        return None
-    if (
-        parts.scheme not in ("http", "https")
-        or not parts.hostname
-        or len(url) > _MAX_URL
-    ):
-        return None
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    if port is not None and port != {"http": 80, "https": 443}[parts.scheme]:
-        host += f":{port}"
-    return urlunsplit((parts.scheme, host, parts.path or "/", parts.query, ""))
 
 
 @contextlib.contextmanager

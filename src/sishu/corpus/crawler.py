@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess  # noqa: S404  # nosec: our own interpreter, our own module
+import subprocess  # nosec: our own interpreter, our own module
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -23,9 +23,7 @@ from urllib.parse import urlsplit
 import sishu
 from sishu.console import UserError
 
-USER_AGENT = (
-    f"sishu/{getattr(sishu, '__version__', '0')} (corpus crawler; obeys robots.txt)"
-)
+USER_AGENT = f"sishu/{getattr(sishu, '__version__', '0')} (corpus crawler; obeys robots.txt)"
 _STOP_SECONDS = 10.0
 
 
@@ -113,17 +111,11 @@ def crawl(
         errors.seek(0)
         complaints = errors.read()[-2000:].decode("utf-8", "replace")
     if "error" in last:
-        raise UserError(
-            f"the crawl stopped: {last['error']}; what it fetched is kept, run it again to go on"
-        )
+        raise UserError(f"the crawl stopped: {last['error']}; what it fetched is kept, run it again to go on")
     if "result" not in last:
         raise UserError(
             "the crawl's process died; what it fetched is kept, run it again to go on"
-            + (
-                f" ({complaints.strip().splitlines()[-1]})"
-                if complaints.strip()
-                else ""
-            )
+            + (f" ({complaints.strip().splitlines()[-1]})" if complaints.strip() else "")
         )
     result = last["result"]
     reason = result.pop("first_failure")
@@ -135,13 +127,9 @@ def crawl(
     return CrawlResult(**result)
 
 
-def _check(
-    seeds: Sequence[str], include: Sequence[str], exclude: Sequence[str]
-) -> None:
+def _check(seeds: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> None:
     if not seeds:
-        raise UserError(
-            "the crawl has no seeds; give at least one http address to start from"
-        )
+        raise UserError("the crawl has no seeds; give at least one http address to start from")
     for seed in seeds:
         try:
             parts = urlsplit(seed)
@@ -150,23 +138,19 @@ def _check(
         except ValueError:
             good = False
         if not good:
-            raise UserError(
-                f"the seed {seed!r} is not an http or https address; correct it"
-            )
+            raise UserError(f"the seed {seed!r} is not an http or https address; correct it")
     for pattern in (*include, *exclude):
         try:
             re.compile(pattern)
         except re.error as error:
-            raise UserError(
-                f"{pattern!r} is not a regular expression: {error}"
-            ) from error
+            raise UserError(f"{pattern!r} is not a regular expression: {error}") from error
 
 
 def _run(
     job: dict[str, Any], errors: IO[bytes], on_page: Callable[[int, str], None] | None
 ) -> dict[str, Any]:
     """Run the child to its end and return its last message, {} if it said nothing."""
-    child = subprocess.Popen(  # noqa: S603
+    child = subprocess.Popen(
         [sys.executable, "-P", "-m", "sishu.corpus.crawl_spider"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

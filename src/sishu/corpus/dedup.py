@@ -46,8 +46,9 @@ def cut_page_edges(texts: Sequence[str], sites: Sequence[str]) -> list[str]:
     """The texts without the first and last lines that most pages of their site share.
 
     Of the first and last three lines with words, those go that stand there in at least half of the
-    site's texts, if it has ten or more: navigation that survived extraction, licences, footers. They
-    are too short for `PassageFilter`, and a model would learn to begin everything with them.
+    site's texts, if it has ten or more: navigation that survived extraction, licences, footers.
+    They are too short for `PassageFilter`, and a model would learn to begin everything with them.
+    Texts of no site ("") stay as they are: there a common first line may be a form of the data.
     """
     edges = [_edge_lines(text.split("\n")) for text in texts]
     total = Counter(sites)
@@ -58,7 +59,7 @@ def cut_page_edges(texts: Sequence[str], sites: Sequence[str]) -> list[str]:
     result = []
     for text, site, edge in zip(texts, sites, edges, strict=True):
         lines = text.split("\n")
-        if total[site] >= MIN_SITE:
+        if site and total[site] >= MIN_SITE:
             common = {i for i in edge if 2 * shared[site, lines[i].strip()] >= total[site]}
             lines = [line for index, line in enumerate(lines) if index not in common]
         result.append("\n".join(lines).strip("\n"))
@@ -67,7 +68,8 @@ def cut_page_edges(texts: Sequence[str], sites: Sequence[str]) -> list[str]:
 
 def _edge_lines(lines: Sequence[str]) -> list[int]:
     """Indices of the first and last `PASSAGE_LINES` lines with words, each once."""
-    first, last = [], []
+    first: list[int] = []
+    last: list[int] = []
     for found, order in ((first, range(len(lines))), (last, range(len(lines) - 1, -1, -1))):
         for index in order:
             if len(found) == PASSAGE_LINES:

@@ -52,16 +52,12 @@ def first_sentences(docstring: str, name: str, short: int = 40) -> str:
         if not sentences or _SAYS_NOTHING.match(paragraph):
             continue
         later = paragraphs[number + 1 :]
-        if (
-            later
-            and len(paragraph.split()) < 4
-            and not re.search(r"^[^a-z]|[.!?]$", paragraph)
-        ):
+        if later and len(paragraph.split()) < 4 and not re.search(r"^[^a-z]|[.!?]$", paragraph):
             continue  # a usage line such as `p expression` above the prose
         chosen = sentences[0]
-        if len(chosen) < short and len(sentences) > 1 and chosen[-1] in ".!?。！？":
-            if _complete(sentences[1]) and not sentences[1].startswith("See "):
-                chosen = f"{chosen} {sentences[1]}"
+        second = sentences[1] if len(chosen) < short and len(sentences) > 1 else ""
+        if _complete(chosen) and _complete(second) and not second.startswith("See "):
+            chosen = f"{chosen} {second}"
         if chosen.endswith(":") and _ONLY_ANNOUNCES.search(chosen):
             return ""  # what stands after the list is about something else
         chosen = _finished(chosen)
@@ -82,9 +78,7 @@ def without_signatures(docstring: str, name: str) -> tuple[str, str]:
         if not end:
             break
         line, _, later = rest[end:].partition("\n")
-        while (
-            line.strip() and re.match(r" {2,}\S|[a-z]", later) and not call.match(later)
-        ):
+        while line.strip() and re.match(r" {2,}\S|[a-z]", later) and not call.match(later):
             more, _, later = later.partition("\n")
             line = f"{line.rstrip()} {more.strip()}"
         line = line.rstrip()
@@ -94,12 +88,8 @@ def without_signatures(docstring: str, name: str) -> tuple[str, str]:
         if dashed:
             return f"{dashed[1]}\n{later}".strip(), returned
         if said:
-            value = re.sub(
-                r"^\w\.\s+", "", said[1]
-            )  # `-> x.  Generates a number` names no x
-            returned = max(
-                returned, value, key=lambda words: min(len(words.split()), 3)
-            )
+            value = re.sub(r"^\w\.\s+", "", said[1])  # `-> x.  Generates a number` names no x
+            returned = max(returned, value, key=lambda words: min(len(words.split()), 3))
         elif line.strip() not in ("", ":", "."):
             break
         rest = later.strip()
@@ -180,9 +170,7 @@ def _joined(lines: list[str]) -> str:
 
 
 def _complete(sentence: str) -> bool:
-    return sentence.endswith(
-        (".", "!", "?", "。", "！", "？")
-    ) and not sentence.endswith("..")
+    return sentence.endswith((".", "!", "?", "。", "！", "？")) and not sentence.endswith("..")
 
 
 def _finished(sentence: str) -> str:

@@ -100,22 +100,16 @@ def make_lessons(pages: Iterable[Page]) -> list[Lesson]:
     taught_docstrings: set[tuple[str, str]] = set()
     taught_bodies: dict[str, int] = defaultdict(int)
     lessons: list[Lesson] = []
-    for (name, kind), (one, body) in sorted(
-        found.items(), key=lambda item: _rank(*item[0])
-    ):
+    for (name, kind), (one, body) in sorted(found.items(), key=lambda item: _rank(*item[0])):
         same_object = (name.rsplit(".", 1)[-1], one.docstring)
-        if (kind != "topic" and same_object in taught_docstrings) or taught_bodies[
-            body
-        ] >= 2:
+        if (kind != "topic" and same_object in taught_docstrings) or taught_bodies[body] >= 2:
             continue
         made = _lessons_of(one, name, body)
         lessons.extend(made)
         if made:
             taught_docstrings.add(same_object)
             taught_bodies[body] += 1
-    return sorted(
-        lessons, key=lambda lesson: (lesson.name, lesson.kind, lesson.question)
-    )
+    return sorted(lessons, key=lambda lesson: (lesson.name, lesson.kind, lesson.question))
 
 
 def _wins(one: PydocObject, other: PydocObject) -> bool:
@@ -168,9 +162,7 @@ def _body(one: PydocObject) -> str:
     body = first_sentences(one.docstring, last)
     if _BOILERPLATE.match(body) or _UNFIT.search(body) or len(body.split()) < 2:
         return ""
-    if body.startswith(
-        f"{last}("
-    ):  # the generated `Point(x, y)` of named tuples and dataclasses
+    if body.startswith(f"{last}("):  # the generated `Point(x, y)` of named tuples and dataclasses
         return ""
     words = set(re.findall(r"[^\W\d]{3,}", body)) - {"self", "other"}
     # `a + b.` on `__add__` and the like says nothing; special methods must say something.
@@ -180,26 +172,16 @@ def _body(one: PydocObject) -> str:
 def _lessons_of(one: PydocObject, name: str, body: str) -> list[Lesson]:
     group = one.name if one.kind == "topic" else one.module.split(".")[0]
     owner, _, last = name.rpartition(".")
-    signature = (
-        "" if _UNFIT.search(one.signature) or "`" in one.signature else one.signature
-    )
+    signature = "" if _UNFIT.search(one.signature) or "`" in one.signature else one.signature
     templates = _PURPOSE[one.kind]
     if not owner or not signature or len(signature) > 60:
-        templates = tuple(
-            t for t in templates if "{3}" not in t or (owner and signature)
-        )
+        templates = tuple(t for t in templates if "{3}" not in t or (owner and signature))
         templates = tuple(t for t in templates if "{2}" not in t or owner)
     pairs = [(_pick(templates, name), f"`{name}`: {body}")]
-    if (
-        one.kind in ("function", "method", "class")
-        and signature
-        and not _SPECIAL.fullmatch(last)
-    ):
+    if one.kind in ("function", "method", "class") and signature and not _SPECIAL.fullmatch(last):
         pairs.append((_pick(_CALL, name), f"`{name}{signature}`: {body}"))
     return [
-        Lesson(
-            template.format(name, last, owner, signature), answer, name, one.kind, group
-        )
+        Lesson(template.format(name, last, owner, signature), answer, name, one.kind, group)
         for template, answer in pairs
         if in_asked_form(answer)
     ]
@@ -250,9 +232,7 @@ def _repeated(text: str, rng: random.Random) -> str:
         return text
     size = min(len(units), rng.randint(2, 5))
     start = rng.randint(0, len(units) - size)
-    phrase = [
-        unit if unit[-1].isspace() or len(unit) == 1 else f"{unit} " for unit in units
-    ]
+    phrase = [unit if unit[-1].isspace() or len(unit) == 1 else f"{unit} " for unit in units]
     again = phrase[start : start + size] * rng.randint(2, 4)
     return "".join([*phrase[: start + size], *again, *units[start + size :]]).rstrip()
 

@@ -73,9 +73,7 @@ def _topic(root: lxml.html.HtmlElement) -> Iterator[PydocObject]:
 
 def _module(root: lxml.html.HtmlElement, module: str) -> Iterator[PydocObject]:
     codes = _find(root, '//table[@class="heading"]/following::p[1]/span[@class="code"]')
-    yield PydocObject(
-        "module", module, module, "", _text(codes[0]).strip("\n") if codes else ""
-    )
+    yield PydocObject("module", module, module, "", _text(codes[0]).strip("\n") if codes else "")
     for section in _find(root, '//table[@class="section"]'):
         titles = _find(section, './tr/td[@class="section-title"]')
         columns = _find(section, './tr/td[@class="singlecolumn"]')
@@ -104,9 +102,7 @@ def _class(
         # begins with a call is followed by prose instead and stays whole.
         if end and text[end : end + 2] in ("\n\n", "\n ", ""):
             signature, text = _one_line(text[len(name) : end]), text[end:]
-    bases = [
-        _text(link) for link in _find(column, './dl[dt="Method resolution order:"]/dd')
-    ]
+    bases = [_text(link) for link in _find(column, './dl[dt="Method resolution order:"]/dd')]
     raised = name == "BaseException" or any(
         base.strip().removeprefix("builtins.") == "BaseException" for base in bases
     )

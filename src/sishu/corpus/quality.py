@@ -144,6 +144,10 @@ def distinct(units: Sequence[str]) -> float:
     return len(set(head)) / max(1, len(head))
 
 
+def _characters(run: str) -> int:
+    return len(run) - run.count(" ")
+
+
 def top_run(units: Sequence[str], size: int) -> float:
     """Share of characters that lie in the commonest run of `size` words (or characters), 0 to 1.
 
@@ -157,6 +161,6 @@ def top_run(units: Sequence[str], size: int) -> float:
         )
     if not runs:
         return 0.0
-    run, times = max(runs.items(), key=lambda item: item[1] * len(item[0]))
+    run, times = max(runs.items(), key=lambda item: item[1] * _characters(item[0]))
     total = sum(map(len, units))
-    return min(1.0, times * len(run) / max(1, total)) if times > 1 else 0.0
+    return min(1.0, times * _characters(run) / max(1, total)) if times > 1 else 0.0

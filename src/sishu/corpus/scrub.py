@@ -27,7 +27,7 @@ _IPV6_ASSIGNED = ipaddress.IPv6Network("2000::/3")
 _MEMORY = re.compile(r"(?<= at )0x[0-9A-Fa-f]{6,16}(?![0-9A-Za-z])")
 _NUMBER_BEFORE = re.compile(
     r"(?:(?<![a-z])(?:versions?|ver\.?|releases?|revision|rev\.?|v|sections?|sec\.|chapter|§)"
-    r"|版本|版|バージョン|章|节|節)[\s:=#号號为為是]{0,3}$",
+    r"|版本|版|バージョン|章|节|節)[\s:：=#号號为為是]{0,3}$",
     re.IGNORECASE,
 )
 _EXAMPLE_DOMAIN = re.compile(

@@ -108,16 +108,14 @@ class _Splitter:
         while True:
             if self._lost and not self._resynchronise():
                 return
-            while buffer[:1] in (b"\r", b"\n"):
+            while buffer.startswith((b"\r", b"\n")):
                 del buffer[:1]
             if not buffer:
                 return
             if not complete and len(buffer) < len(_VERSION):
                 return
             header_end = _HEADER_END.search(buffer, 0, _MAX_HEADER_BYTES)
-            if not buffer.startswith(_VERSION) or (
-                header_end is None and len(buffer) >= _MAX_HEADER_BYTES
-            ):
+            if not buffer.startswith(_VERSION) or (header_end is None and len(buffer) >= _MAX_HEADER_BYTES):
                 self._lose("no warc header")
                 continue
             if header_end is None:
@@ -134,9 +132,7 @@ class _Splitter:
             tail = buffer[size : size + 9].lstrip(b"\r\n")
             if not complete and len(tail) < len(_VERSION) and len(buffer) < size + 9:
                 return
-            exact = len(buffer) >= size and (
-                tail.startswith(_VERSION) or (complete and not tail)
-            )
+            exact = len(buffer) >= size and (tail.startswith(_VERSION) or (complete and not tail))
             if exact and length:
                 yield bytes(buffer[:size])
                 del buffer[:size]
@@ -181,26 +177,20 @@ def _with_length(header: bytes, body: bytes) -> bytes:
     return header.rstrip(b"\r\n") + b"\r\n\r\n" + body
 
 
-def _plain_records(
-    data: mmap.mmap, splitter: _Splitter, report: Report
-) -> Iterator[bytes]:
+def _plain_records(data: mmap.mmap, splitter: _Splitter, report: Report) -> Iterator[bytes]:
     for start in range(0, len(data), _PLAIN_STEP):
         yield from splitter.feed(data[start : start + _PLAIN_STEP])
     yield from splitter.finish(cut=True)
 
 
-def _gzip_records(
-    data: mmap.mmap, splitter: _Splitter, report: Report
-) -> Iterator[bytes]:
+def _gzip_records(data: mmap.mmap, splitter: _Splitter, report: Report) -> Iterator[bytes]:
     position = 0
     while position < len(data):
         inflater = zlib.decompressobj(wbits=31)
         at = position
         try:
             while not inflater.eof and at < len(data):
-                yield from splitter.feed(
-                    inflater.decompress(data[at : at + _INFLATE_STEP])
-                )
+                yield from splitter.feed(inflater.decompress(data[at : at + _INFLATE_STEP]))
                 at += _INFLATE_STEP
         except zlib.error:
             splitter.reset()
@@ -210,9 +200,7 @@ def _gzip_records(
         if inflater.eof:
             position = min(at, len(data)) - len(inflater.unused_data)
             head = _inflated_head(data, position)
-            if not head or head.startswith(
-                _VERSION
-            ):  # else the record goes on in the next member
+            if not head or head.startswith(_VERSION):  # else the record goes on in the next member
                 yield from splitter.finish(cut=False)
         else:
             # Either the file ends here or damage made zlib swallow what follows: look behind it.
@@ -242,9 +230,7 @@ def _inflated_head(data: mmap.mmap, start: int) -> bytes:
         return b""
 
 
-def parse_page(
-    record: bytes, report: Report, max_bytes: int = MAX_RECORD_BYTES
-) -> Page | None:
+def parse_page(record: bytes, report: Report, max_bytes: int = MAX_RECORD_BYTES) -> Page | None:
     """The page in one whole WARC record, or None if it holds none; `report` as in `read_pages`."""
     header_end = _HEADER_END.search(record)
     if header_end is None or not _RESPONSE.search(record, 0, header_end.end()):
@@ -254,12 +240,7 @@ def parse_page(
     except OSError:
         report("no warc header")
         return None
-    url = (
-        (headers.get("WARC-Target-URI") or "")
-        .strip()
-        .removeprefix("<")
-        .removesuffix(">")
-    )
+    url = (headers.get("WARC-Target-URI") or "").strip().removeprefix("<").removesuffix(">")
     if not url:
         report("no target uri")
         return None

@@ -54,13 +54,11 @@ class KneserNey:
         self._vocabulary = 0
         self._orders: list[_Order] = []
 
-    def fit(
-        self, documents: Iterable[npt.NDArray[np.integer]], vocabulary: int
-    ) -> Self:
+    def fit(self, documents: Iterable[npt.NDArray[np.integer]], vocabulary: int) -> Self:
         """Count the n-grams of `documents`, (T,) ids in [0, `vocabulary`) each; forget earlier ones.
 
-        Raises ValueError for an id outside the vocabulary. Needs about 100 bytes of memory for each
-        training token at order 5.
+        Raises ValueError for an id outside the vocabulary. Needs a few hundred bytes of
+        memory for each training token at order 5.
         """
         self._vocabulary = vocabulary
         pieces: list[Ids] = []
@@ -87,9 +85,7 @@ class KneserNey:
             unique, index, inverse, count = np.unique(
                 packed, return_index=True, return_inverse=True, return_counts=True
             )
-            contexts.append(
-                1 if length == 1 else len(keys[-1]) if length > 2 else self._width
-            )
+            contexts.append(1 if length == 1 else len(keys[-1]) if length > 2 else self._width)
             keys.append(unique)
             first.append(ends[index])
             raw.append(count.astype(np.int64))
@@ -104,16 +100,12 @@ class KneserNey:
             if length < self.order:
                 # Each longer n-gram type is one distinct token in front of its last `length`.
                 suffixes = numbers[length - 1][first[length]]
-                at_beginning = (position[first[length - 1]] == length - 1) & (
-                    length > 1
-                )
+                at_beginning = (position[first[length - 1]] == length - 1) & (length > 1)
                 if length == 1:
                     suffixes = np.searchsorted(keys[0], suffixes)
                 preceded = np.bincount(suffixes, minlength=len(counts))
                 counts = np.where(at_beginning, counts, preceded)
-            self._orders.append(
-                _smoothed(keys[length - 1], counts, self._width, contexts[length - 1])
-            )
+            self._orders.append(_smoothed(keys[length - 1], counts, self._width, contexts[length - 1]))
         return self
 
     def log_probabilities(self, document: npt.NDArray[np.integer]) -> Floats:
@@ -127,28 +119,17 @@ class KneserNey:
         stream = np.concatenate([np.array([self._vocabulary]), self._checked(document)])
         tokens = stream[1:]
         probability = np.full(len(tokens), 1.0 / self._vocabulary)
-        number = np.full(
-            len(stream), -1, dtype=np.int64
-        )  # the n-gram that ends here, -1 unseen
+        number = np.full(len(stream), -1, dtype=np.int64)  # the n-gram that ends here, -1 unseen
         context = np.zeros(len(tokens), dtype=np.int64)
         for length, table in enumerate(self._orders, start=1):
             if length > 1:
                 context = number[:-1]
-            found = _find(
-                table.keys, np.where(context >= 0, context * self._width + tokens, -1)
-            )
+            found = _find(table.keys, np.where(context >= 0, context * self._width + tokens, -1))
             total = np.where(context >= 0, table.context_totals[context], 0.0)
             known = total > 0
-            count = (
-                np.where(found >= 0, table.counts[found], 0)
-                if len(table.keys)
-                else found * 0
-            )
+            count = np.where(found >= 0, table.counts[found], 0) if len(table.keys) else found * 0
             kept = count - table.discounts[np.minimum(count, 3)]
-            interpolated = (
-                kept / np.where(known, total, 1.0)
-                + table.backoff[context] * probability
-            )
+            interpolated = kept / np.where(known, total, 1.0) + table.backoff[context] * probability
             probability = np.where(known, interpolated, probability)
             number = stream if length == 1 else np.concatenate([[-1], found])
         logs: Floats = np.log(probability)

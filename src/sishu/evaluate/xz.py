@@ -21,11 +21,7 @@ def xz_bits_per_byte(train: Sequence[str], held_out: Sequence[str]) -> float:
     before, after = _encoded(train), _encoded(held_out)
     _require_text(after)
     dictionary = len(before) + len(after)
-    return (
-        (_xz_size(before + after, dictionary) - _xz_size(before, dictionary))
-        * 8
-        / len(after)
-    )
+    return (_xz_size(before + after, dictionary) - _xz_size(before, dictionary)) * 8 / len(after)
 
 
 def plain_xz_bits_per_byte(held_out: Sequence[str]) -> float:

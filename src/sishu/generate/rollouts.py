@@ -45,7 +45,7 @@ class RewardScale:
     @torch.no_grad()
     def __call__(self, ids_BT: Tensor, last_B: Tensor, ended_B: Tensor) -> Tensor:
         """Scores (B,) of rows of ids padded on the right, read at `last_B`."""
-        raw = self.model(ids_BT).gather(1, last_B[:, None]).squeeze(1)
+        raw: Tensor = self.model(ids_BT).gather(1, last_B[:, None]).squeeze(1)
         return (raw - self.mean) / self.deviation - self.unended_penalty * (
             ~ended_B
         ).float()

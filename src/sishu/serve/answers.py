@@ -111,9 +111,7 @@ class Answer:
 
     def usage_event(self) -> str:
         """The last event of a stream that asked for usage: no choices, only counts."""
-        return event(
-            {**self._head, "object": self.shape.chunk, "choices": [], "usage": self.usage()}
-        )
+        return event({**self._head, "object": self.shape.chunk, "choices": [], "usage": self.usage()})
 
 
 def event(body: Json) -> str:

@@ -84,9 +84,7 @@ def _stops(value: Any) -> tuple[str, ...]:
     """`stop` as a tuple; one string or up to four, none of them empty."""
     stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
-        raise ApiError(
-            "stop must be a non-empty string or a list of non-empty strings", param="stop"
-        )
+        raise ApiError("stop must be a non-empty string or a list of non-empty strings", param="stop")
     if len(stops) > MAX_STOPS:
         raise ApiError(f"stop takes at most {MAX_STOPS} strings, got {len(stops)}", param="stop")
     return tuple(plain_text(stop, "stop") for stop in stops)
@@ -94,9 +92,7 @@ def _stops(value: Any) -> tuple[str, ...]:
 
 def _prompts(value: Any) -> list[str | list[int]]:
     """`prompt` as a list: a text, texts, token ids, or lists of token ids."""
-    single = isinstance(value, str) or (
-        isinstance(value, list) and bool(value) and all(map(_is_id, value))
-    )
+    single = isinstance(value, str) or (isinstance(value, list) and bool(value) and all(map(_is_id, value)))
     prompts = [value] if single else value
     if not isinstance(prompts, list) or not prompts or not all(map(_is_prompt, prompts)):
         raise ApiError(
@@ -104,9 +100,7 @@ def _prompts(value: Any) -> list[str | list[int]]:
             param="prompt",
         )
     if len(prompts) > MAX_PROMPTS:
-        raise ApiError(
-            f"prompt takes at most {MAX_PROMPTS} entries, got {len(prompts)}", param="prompt"
-        )
+        raise ApiError(f"prompt takes at most {MAX_PROMPTS} entries, got {len(prompts)}", param="prompt")
     return [plain_text(p, "prompt") if isinstance(p, str) else p for p in prompts]
 
 

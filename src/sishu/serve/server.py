@@ -26,9 +26,7 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
     listener = bind(host, port)
     try:
         if not app.state.needs_key and not is_loopback(listener.getsockname()[0]):
-            raise UserError(
-                f"Serving on {host} lets other machines in: set an API key, or bind 127.0.0.1."
-            )
+            raise UserError(f"Serving on {host} lets other machines in: set an API key, or bind 127.0.0.1.")
         with contextlib.suppress(KeyboardInterrupt):
             build_server(app).run(sockets=[listener])
     finally:

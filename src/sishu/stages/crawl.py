@@ -44,9 +44,7 @@ class CrawlSettings(Section):
 def work(s: CrawlSettings, context: StageContext) -> dict[str, Any]:
     """Fetch everything reachable into `pages.warc.gz`."""
     if not s.seeds and s.site is None:
-        raise UserError(
-            "The crawl has nowhere to start: set crawl.seeds=[https://…] or crawl.site=pydoc."
-        )
+        raise UserError("The crawl has nowhere to start: set crawl.seeds=[https://…] or crawl.site=pydoc.")
     with ExitStack() as stack:
         seeds, alias = list(s.seeds), None
         if s.site == "pydoc":

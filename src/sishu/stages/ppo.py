@@ -74,28 +74,19 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
     reference, _ = load_decoder(context.inputs["model"])
     reward, reward_tokenizer = load_scorer(context.inputs["reward"])
     value, _ = load_scorer(context.inputs["reward"])
-    if (
-        reward.config.vocabulary != policy.config.vocabulary
-        or reward_tokenizer.special != tokenizer.special
-    ):
-        raise UserError(
-            "The reward model has another vocabulary than the policy: use models of one run."
-        )
+    if reward.config.vocabulary != policy.config.vocabulary or reward_tokenizer.special != tokenizer.special:
+        raise UserError("The reward model has another vocabulary than the policy: use models of one run.")
     models = ActorCritic(policy, value).to(device)
     reference.to(device).requires_grad_(False)
     reward.to(device).requires_grad_(False)
     scale = read_json(context.inputs["scale"])
 
     items = read_conversations(context.inputs["data"])
-    prompts = [
-        tokenizer.encode_conversation(i["messages"][:-1], True).ids for i in items
-    ]
+    prompts = [tokenizer.encode_conversation(i["messages"][:-1], True).ids for i in items]
     limit = policy.config.context_length - s.max_tokens
     prompts = [p for p in prompts if len(p) <= limit]
     if not prompts:
-        raise UserError(
-            f"No prompt leaves room for {s.max_tokens} tokens: lower ppo.max_tokens."
-        )
+        raise UserError(f"No prompt leaves room for {s.max_tokens} tokens: lower ppo.max_tokens.")
     tokens = read_tokens(context.inputs["tokens"], tokenizer.vocabulary_size)
     windows = Windows(
         tokens,
@@ -142,11 +133,9 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
     first, last = json.loads(lines[0]), [json.loads(line) for line in lines[-5:]]
 
     def mean(name: str) -> float:
-        return round(sum(line[name] for line in last) / len(last), 4)
+        return round(float(sum(line[name] for line in last)) / len(last), 4)
 
-    say(
-        f"  reward {first['reward']:.2f} → {mean('reward'):.2f}, KL {mean('kl'):.2f} of {s.kl_target:g} nats"
-    )
+    say(f"  reward {first['reward']:.2f} → {mean('reward'):.2f}, KL {mean('kl'):.2f} of {s.kl_target:g} nats")
     return {
         "reward_first": round(first["reward"], 4),
         "reward_last": mean("reward"),
@@ -154,9 +143,7 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
         "kl_target": s.kl_target,
         "length_last": mean("length"),
         "entropy_last": mean("entropy"),
-        "ratio_deviation_first_pass": max(
-            json.loads(line)["ratio_deviation"] for line in lines
-        ),
+        "ratio_deviation_first_pass": max(json.loads(line)["ratio_deviation"] for line in lines),
         "approxkl_first_pass": max(json.loads(line)["approxkl"] for line in lines),
         "clipfrac_first_pass": max(json.loads(line)["clipfrac"] for line in lines),
         "alarms": source.alarms.rung,

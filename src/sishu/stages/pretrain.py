@@ -34,9 +34,7 @@ class PretrainSettings(Section):
     files (`sishu pretrain data=…` makes corpus and tokenizer from it first)."""
     model: ModelSettings = ModelSettings()
     train: TrainSettings = Field(
-        default=TrainSettings(
-            matrix_learning_rate=0.02, weight_decay=0.05, warmup=0.02, cooldown=0.6
-        )
+        default=TrainSettings(matrix_learning_rate=0.02, weight_decay=0.05, warmup=0.02, cooldown=0.6)
     )
 
 
@@ -57,9 +55,7 @@ def work(s: PretrainSettings, context: StageContext) -> dict[str, Any]:
     for name, value, why in plan.reasons:
         say(f"  {name} = {value}: {why}")
     parameters = plan.config.parameters()
-    say(
-        f"  {parameters:,} parameters, {plan.tokens:,} tokens ({plan.tokens / len(train):.1f} passes)"
-    )
+    say(f"  {parameters:,} parameters, {plan.tokens:,} tokens ({plan.tokens / len(train):.1f} passes)")
 
     model = Decoder(plan.config)
     model.initialise(context.seed)
@@ -112,9 +108,7 @@ def work(s: PretrainSettings, context: StageContext) -> dict[str, Any]:
         "train_tokens": len(train),
         "tokens_seen": plan.tokens,
         "flops": 6 * plan.config.parameters() * plan.tokens,
-        "validation_bits_per_byte": round(
-            bits_per_byte(nats, max(1, sides["validation"][1])), 5
-        ),
+        "validation_bits_per_byte": round(bits_per_byte(nats, max(1, sides["validation"][1])), 5),
         "tokens_per_second": round(plan.tokens / context.seconds()),
     }
     say(f"  held-out text: {figures['validation_bits_per_byte']:.3f} bits per byte")

@@ -44,9 +44,7 @@ class RewardSettings(Section):
     """Longest answer sampled from the model."""
     epochs: float = Field(1.0, gt=0)
     """Passes over the prompts, unless train.steps says otherwise."""
-    train: TrainSettings = TrainSettings(
-        learning_rate=5e-4, warmup=0.05, batch=16, micro_batch=16
-    )
+    train: TrainSettings = TrainSettings(learning_rate=5e-4, warmup=0.05, batch=16, micro_batch=16)
 
 
 def ranked_answers(
@@ -58,17 +56,12 @@ def ranked_answers(
     """
     tokenizer, limit = engine.tokenizer, engine.model.config.context_length
     order = shuffled(len(items), "ranked", seed)[:count]
-    prompts = [
-        tokenizer.encode_conversation(items[i]["messages"][:-1], True).ids
-        for i in order
-    ]
+    prompts = [tokenizer.encode_conversation(items[i]["messages"][:-1], True).ids for i in order]
     sampled: list[list[int]] = []
     with progress("answers to rank", len(prompts), "prompts") as bar:
         for at in range(0, len(prompts), 128):
             some = prompts[at : at + 128]
-            made = engine.complete(
-                some, Sampling(max_tokens=max_tokens, seed=seed * 7919 + at)
-            )
+            made = engine.complete(some, Sampling(max_tokens=max_tokens, seed=seed * 7919 + at))
             sampled += [answer.ids for answer in made]
             bar.advance(len(some))
     ranked = []
@@ -134,9 +127,7 @@ def _make_once(path: Path, make: Any) -> list[dict[str, Any]]:
     """Rankings from `path`, made and written there first when it is not there."""
     if not path.exists():
         items = make()
-        write_atomic(
-            path, "".join(json.dumps(i, ensure_ascii=False) + "\n" for i in items)
-        )
+        write_atomic(path, "".join(json.dumps(i, ensure_ascii=False) + "\n" for i in items))
     return load_rankings(path)
 
 
@@ -155,9 +146,7 @@ def work(s: RewardSettings, context: StageContext) -> dict[str, Any]:
             ),
         )
     if not sides["train"] or not sides["validation"]:
-        raise UserError(
-            "There are no answers to rank: the conversations are too long or all alike."
-        )
+        raise UserError("There are no answers to rank: the conversations are too long or all alike.")
     return _train(s, context, decoder, tokenizer, sides["train"], sides["validation"])
 
 
@@ -185,9 +174,7 @@ def _train(
     trainer = Trainer(
         model,
         ranking,
-        Rankings(
-            prompts, tokenizer.pad, s.train.batch, s.train.micro_batch, context.seed
-        ),
+        Rankings(prompts, tokenizer.pad, s.train.batch, s.train.micro_batch, context.seed),
         s.train,
         context,
         steps=steps,

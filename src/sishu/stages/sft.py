@@ -42,19 +42,13 @@ class SftSettings(Section):
     """Share of the groups (modules, or single conversations) kept for evaluation."""
     epochs: float = Field(2.0, gt=0)
     """Passes over the conversations, unless train.steps says otherwise."""
-    train: TrainSettings = TrainSettings(
-        learning_rate=1e-3, warmup=0.05, batch=64, micro_batch=64
-    )
+    train: TrainSettings = TrainSettings(learning_rate=1e-3, warmup=0.05, batch=64, micro_batch=64)
 
 
-def split(
-    items: list[dict[str, Any]], share: float
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def split(items: list[dict[str, Any]], share: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Training and held-out conversations; those of one group stay on one side, and neither is empty."""
     if len(items) < 2:
-        raise UserError(
-            "Fine-tuning needs at least two conversations, one of them to evaluate on."
-        )
+        raise UserError("Fine-tuning needs at least two conversations, one of them to evaluate on.")
     keys = [str(item.get("group") or item["messages"]) for item in items]
     held = [is_held_out(key, share) for key in keys]
     if all(held) or not any(held):
@@ -65,16 +59,12 @@ def split(
 
 
 @torch.no_grad()
-def answer_loss(
-    model: Decoder, rows: list[Conversation], pad: int, precision: Precision
-) -> float:
+def answer_loss(model: Decoder, rows: list[Conversation], pad: int, precision: Precision) -> float:
     """Mean nats per token of the assistant's words."""
     device, total, count = next(model.parameters()).device, 0.0, 0
     for batch in in_micro_batches(rows, pad, 64):
         with autocast(device, precision):
-            losses = token_losses(
-                model, batch["ids"].to(device), batch["targets"].to(device)
-            )
+            losses = token_losses(model, batch["ids"].to(device), batch["targets"].to(device))
         total, count = total + float(losses.double().sum()), count + losses.numel()
     return total / max(1, count)
 
@@ -83,9 +73,7 @@ def work(s: SftSettings, context: StageContext) -> dict[str, Any]:
     """Fine-tune on the assistant's words only."""
     source = context.inputs["data"]
     if s.data is None:
-        items: list[dict[str, Any]] = [
-            dict(conversation(x)) for x in make_lessons(read_pages(source))
-        ]
+        items: list[dict[str, Any]] = [dict(conversation(x)) for x in make_lessons(read_pages(source))]
         if not items:
             raise UserError(
                 "The crawled pages hold no documentation to make questions from: give conversations "
@@ -94,12 +82,8 @@ def work(s: SftSettings, context: StageContext) -> dict[str, Any]:
     else:
         items = read_conversations(source)
     train, held_out = split(items, s.held_out)
-    write_atomic(
-        context.folder / "conversations-train.jsonl", write_conversations(train)
-    )
-    write_atomic(
-        context.folder / "conversations-validation.jsonl", write_conversations(held_out)
-    )
+    write_atomic(context.folder / "conversations-train.jsonl", write_conversations(train))
+    write_atomic(context.folder / "conversations-validation.jsonl", write_conversations(held_out))
 
     model, tokenizer = load_decoder(context.inputs["model"])
     model.to(best_device())
@@ -114,18 +98,12 @@ def work(s: SftSettings, context: StageContext) -> dict[str, Any]:
     say(f"  {len(rows):,} conversations, {len(held_rows):,} held out, {steps} steps")
 
     def evaluate() -> dict[str, float]:
-        return {
-            "validation_loss": answer_loss(
-                model, held_rows, tokenizer.pad, s.train.precision
-            )
-        }
+        return {"validation_loss": answer_loss(model, held_rows, tokenizer.pad, s.train.precision)}
 
     trainer = Trainer(
         model,
         next_token,
-        Conversations(
-            rows, tokenizer.pad, s.train.batch, s.train.micro_batch, context.seed
-        ),
+        Conversations(rows, tokenizer.pad, s.train.batch, s.train.micro_batch, context.seed),
         s.train,
         context,
         steps=steps,

@@ -41,9 +41,7 @@ class Plan:
     """(name, value, why)."""
 
 
-def derive_shape(
-    m: ModelSettings, vocabulary: int
-) -> tuple[DecoderConfig, list[tuple[str, str, str]]]:
+def derive_shape(m: ModelSettings, vocabulary: int) -> tuple[DecoderConfig, list[tuple[str, str, str]]]:
     """Fill in what the settings leave open."""
     reasons = []
     width = m.width or 64 * m.depth
@@ -89,18 +87,14 @@ def derive_shape(
     return config, reasons
 
 
-def derive_plan(
-    m: ModelSettings, t: TrainSettings, vocabulary: int, corpus_tokens: int
-) -> Plan:
+def derive_plan(m: ModelSettings, t: TrainSettings, vocabulary: int, corpus_tokens: int) -> Plan:
     """Shape, learning rate and steps for a corpus of `corpus_tokens` training tokens."""
     config, reasons = derive_shape(m, vocabulary)
     per_step = t.batch * m.context_length
     learning_rate = t.learning_rate
     if learning_rate is None:
         learning_rate = 0.006 * math.sqrt(256 / config.width)
-        reasons.append(
-            ("learning_rate", f"{learning_rate:.4g}", "0.006 × √(256 / width)")
-        )
+        reasons.append(("learning_rate", f"{learning_rate:.4g}", "0.006 × √(256 / width)"))
     if t.steps is not None:
         steps = t.steps
     else:

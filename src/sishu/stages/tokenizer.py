@@ -26,12 +26,7 @@ class TokenizerSettings(Section):
 
 def derived_vocabulary(characters: int) -> int:
     """See `TokenizerSettings.vocabulary`."""
-    return min(
-        32_768,
-        max(
-            512, 2 ** ((characters // 400).bit_length() - 1 if characters >= 400 else 0)
-        ),
-    )
+    return min(32_768, max(512, 1 << max(0, (characters // 400).bit_length() - 1)))
 
 
 def work(s: TokenizerSettings, context: StageContext) -> dict[str, Any]:

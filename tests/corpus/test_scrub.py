@@ -1,0 +1,58 @@
+"""What is personal goes, what merely looks like it stays."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sishu.corpus.scrub import scrub
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("Write to jane.doe+0@sub.corp-mail.org.", "Write to <email>."),
+        ("Author: Bob <bob@redivi.com>", "Author: Bob <email>"),
+        ("请写信到zhang.san@163.com联系我", "请写信到<email>联系我"),
+        ("server 8.8.4.4, please", "server <ip>, please"),
+        ("地址是8.8.4.4，端口80", "地址是<ip>，端口80"),
+        ("http://8.8.4.4:80/", "http://<ip>:80/"),
+        ("at 2606:4700:4700::1111.", "at <ip>."),
+        ("[2a00:1450:4001:81b:0:0:0:200e]:443", "[<ip>]:443"),
+        ("<object object at 0x7f12ab34cd50>", "<object object at 0x…>"),
+    ],
+)
+def test_replaced(before: str, after: str) -> None:
+    text, counts = scrub(before)
+    assert text == after
+    assert sum(counts.values()) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "user@example.com and root@localhost and a@mail.example.org",
+        "127.0.0.1, 0.0.0.0, 192.168.1.7, 10.0.0.1, 192.0.2.1, 203.0.113.9, 255.255.255.0",
+        "::1 and fe80::1 and 2001:db8::1",
+        "version 1.2.3.4 is out, v2.10.3.1 too",
+        "版本号：1.2.3.4，版本 8.1.2.3",
+        "see section 4.2.1.3",
+        "object 1.3.6.1.4.1 and 1.2.3 and 999.1.1.1 and 01.02.03.04",
+        "std::vector and a::b and x[::2] and x[1::2] and 12:30:45 and dead::beef::1",
+        "@decorator, x @ y, a@b, C@C.mean(x)",
+        "the constant 0x7f12ab34cd50, not an address",
+        "12.5.2024-1.6.2024.3",
+    ],
+)
+def test_near_misses_stay(text: str) -> None:
+    assert scrub(text) == (text, {})
+
+
+def test_counts_by_type() -> None:
+    _, counts = scrub("a.b@c.org d@e.net 9.9.9.9 <x at 0x7f12ab34cd50>")
+    assert counts == {"email": 2, "ip": 1, "memory": 1}
+
+
+@given(st.text(alphabet="ab1.@:-0x <>中\n", max_size=200))
+def test_twice_is_once(text: str) -> None:
+    once, _ = scrub(text)
+    assert scrub(once) == (once, {})
