@@ -48,7 +48,9 @@ def parse_yaml(text: str, origin: str) -> Any:
     """Plain data from YAML; raises UserError naming `origin` and the line."""
     try:
         return yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise UserError(f"{origin} is not readable as YAML: it is nested too deeply.") from error
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # the last two: no such day, a list as a key
         problem = " ".join(str(error).split())
         raise UserError(f"{origin} is not readable as YAML: {problem}.") from error
 
@@ -80,6 +82,8 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
             place = place.setdefault(key, {})
             if not isinstance(place, dict):
                 raise UserError(f"{word!r} contradicts another override of {key!r}.")
+        if keys[-1] in place:
+            raise UserError(f"{word!r} contradicts another override of {path!r}: give it once.")
         place[keys[-1]] = parse_yaml(value, repr(word)) if value else ""
     return result
 
@@ -142,8 +146,8 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 def to_yaml(section: BaseModel) -> str:
     """The resolved configuration as YAML, every default written out."""
-    return str(
-        yaml.safe_dump(
-            section.model_dump(mode="json"), sort_keys=False, allow_unicode=True
-        )
-    )
+    data = section.model_dump(mode="json")
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    if yaml.safe_load(text) != data:  # PyYAML loses U+0085, U+2028 and U+2029 unless they are escaped
+        text = yaml.safe_dump(data, sort_keys=False)
+    return str(text)

@@ -133,9 +133,7 @@ def test_hostile_pages_become_reasons_not_errors(tmp_path: Path) -> None:
         Page("https://h.org/noise", rng.randbytes(5000), "text/html"),
         Page("https://h.org/deep", b"<div>" * 50_000, "text/html; charset=nonsense"),
         Page("https://h.org/half", b"<script><!--<p", "text/html"),
-        Page(
-            "https://h.org/\ud800", "\ufffe".encode() + b"\xff\xfe\xd8", "text/html; charset=utf-16"
-        ),
+        Page("https://h.org/\ud800", "\ufffe".encode() + b"\xff\xfe\xd8", "text/html; charset=utf-16"),
         Document(document_id("sur"), "sur\ud800", "", "\ud800\udc00" + sentences(77)),
     ]
     figures = clean(pages() + hostile, tmp_path, CleanSettings())
@@ -177,10 +175,7 @@ def test_languages_are_chosen(tmp_path: Path) -> None:
 
 def test_passages_and_near_duplicates_can_be_left_in(tmp_path: Path) -> None:
     shared = sentences(500, 6)
-    items = [
-        Document(document_id(str(i)), str(i), "", sentences(i, 8) + "\n" + shared)
-        for i in range(30)
-    ]
+    items = [Document(document_id(str(i)), str(i), "", sentences(i, 8) + "\n" + shared) for i in range(30)]
     near = Document(document_id("near"), "near", "", sentences(3, 8) + "\n" + shared + "\nNew end.")
     off = CleanSettings(near_duplicates=False, repeated_passages=False)
     clean([*items, near], tmp_path / "off", off)

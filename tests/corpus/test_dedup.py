@@ -19,9 +19,7 @@ def prose(seed: int, length: int = 400) -> str:
 
 
 def hanzi(seed: int, length: int = 500) -> str:
-    return "".join(
-        chr(random.Random(seed * 7919 + i).randrange(0x4E00, 0x5E00)) for i in range(length)
-    )
+    return "".join(chr(random.Random(seed * 7919 + i).randrange(0x4E00, 0x5E00)) for i in range(length))
 
 
 def edited(text: str, rate: float, seed: int = 0) -> str:
@@ -101,9 +99,7 @@ def test_passages_of_three_lines_are_cut_and_two_are_not() -> None:
 
 def test_passages_repeated_in_one_text_are_cut() -> None:
     passage = "line one\nline two\nline three\n"
-    assert (
-        dedup.PassageFilter().cut(passage + "middle\n" + passage + "end") == passage + "middle\nend"
-    )
+    assert dedup.PassageFilter().cut(passage + "middle\n" + passage + "end") == passage + "middle\nend"
 
 
 def test_trivial_lines_neither_count_nor_break_a_passage() -> None:
@@ -136,8 +132,7 @@ def test_no_passage_survives_twice(documents: list[list[str]]) -> None:
 
 def test_page_edges_shared_by_a_site_are_cut() -> None:
     pages = [
-        f"Index : Topics\n\nPage number {i}\nbody {i}\nmore {i}\nend {i}\nCopyright Us"
-        for i in range(12)
+        f"Index : Topics\n\nPage number {i}\nbody {i}\nmore {i}\nend {i}\nCopyright Us" for i in range(12)
     ]
     cut = dedup.cut_page_edges([*pages, "Index : Topics\nown"], ["a"] * 12 + ["b"])
     assert cut[3] == "Page number 3\nbody 3\nmore 3\nend 3"

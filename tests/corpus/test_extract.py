@@ -25,9 +25,7 @@ def test_article_is_kept_and_navigation_dropped() -> None:
 
 
 def test_full_text_where_main_content_is_a_small_part() -> None:
-    tiles = "".join(
-        f"<nav><a href=/{i}>Course {i} on pottery and glazes</a></nav>" for i in range(40)
-    )
+    tiles = "".join(f"<nav><a href=/{i}>Course {i} on pottery and glazes</a></nav>" for i in range(40))
     text = html_to_text(f"<html><body>{tiles}<article><p>Hello there.</p></article></body></html>")
     assert "Course 7 on pottery" in text
 
@@ -78,6 +76,16 @@ def test_text_of_scripts_styles_and_comments_is_gone() -> None:
     assert "keep" in text and "also" in text and "drop" not in text
 
 
+def test_a_long_tag_loses_its_attributes_and_nothing_else() -> None:
+    page = f'<p>before</p><div data="{"a > b " * 2000}">after</div>'
+    assert html_to_text(page).split() == ["before", "after"]
+
+
+def test_what_is_meant_for_readers_without_javascript_is_kept() -> None:
+    story = "<p>" + "The old road follows the river to the sea. " * 20 + "</p>"
+    assert "old road" in html_to_text(f"<body><noscript>{story}</noscript><div></div></body>")
+
+
 HOSTILE = {
     "nested div": "<div>" * MANY + "hello",
     "self-closing div": "<div/>" * MANY + "hello",
@@ -90,6 +98,7 @@ HOSTILE = {
     "unclosed select": "<select>" * MANY + "hello",
     "half-closed script": "<script></script" * MANY,
     "unclosed quotes": "<a \"'>" * MANY,
+    "unclosed quotes in many tags": "<a b='>" + "<p>x</p><a \"'>" * MANY,
     "spaces": "<pre>x" + " " * MANY + "x</pre>",
     "tabs": "<pre>x" + "\t" * MANY + "x</pre>",
     "angle brackets": "<" * MANY,

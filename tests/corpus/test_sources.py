@@ -71,9 +71,7 @@ def test_a_single_file_is_named_by_its_name(tmp_path: Path) -> None:
 def test_broken_lines_are_reported_and_skipped(tmp_path: Path) -> None:
     file = tmp_path / "x.jsonl"
     file.write_bytes(
-        b'{"text": "good"}\n{broken\n\n[1]\n{"text": 5}\n\xff\xfe\n'
-        + b"[" * 90_000
-        + b'\n{"text": "end"}'
+        b'{"text": "good"}\n{broken\n\n[1]\n{"text": 5}\n\xff\xfe\n' + b"[" * 90_000 + b'\n{"text": "end"}'
     )
     items, reports = read(file)
     assert [item.text for item in items if isinstance(item, Document)] == ["good", "end"]

@@ -23,9 +23,7 @@ def test_share_and_stability() -> None:
 
 
 def test_a_group_stays_together() -> None:
-    documents = [
-        document(f"https://a.org/{name}.{i}.html") for name in "abcdefgh" for i in range(9)
-    ]
+    documents = [document(f"https://a.org/{name}.{i}.html") for name in "abcdefgh" for i in range(9)]
     train, held = split_documents(documents, 0.2, r"org/([a-z])\.")
     names = [{d.url[len("https://a.org/")] for d in side} for side in (train, held)]
     assert names[0] and names[1] and not names[0] & names[1]
@@ -57,9 +55,7 @@ def test_text_without_any_line_end_is_cut_too() -> None:
     st.lists(st.integers(1, 900), min_size=1, max_size=60),
     st.sampled_from([0.01, 0.05, 0.3, 0.5]),
 )
-def test_both_sides_hold_text_and_no_word_is_lost(
-    seed: int, sizes: list[int], held_out: float
-) -> None:
+def test_both_sides_hold_text_and_no_word_is_lost(seed: int, sizes: list[int], held_out: float) -> None:
     sizes = [*sizes, 1000]
     rng = random.Random(seed)
     texts = ["".join(rng.choice("ab \n") for _ in range(size)).strip() + "c" for size in sizes]

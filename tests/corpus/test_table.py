@@ -11,8 +11,7 @@ from sishu.corpus.document import Document, document_id
 from sishu.corpus.table import SCHEMA, read_split, write_documents
 
 DOCUMENTS = [
-    Document(document_id(f"u{i}"), f"u{i}", "2026-01-01", f"text 文本 {i}\n", "en", 0.5)
-    for i in range(30)
+    Document(document_id(f"u{i}"), f"u{i}", "2026-01-01", f"text 文本 {i}\n", "en", 0.5) for i in range(30)
 ]
 
 

@@ -109,10 +109,11 @@ def _certain(body: bytes) -> str | None:
     if b"\0" not in head:
         return None
     even, odd, half = head[::2].count(0), head[1::2].count(0), len(head) // 2
-    # Markup is ASCII in any language, so one side of UTF-16 is full of NULs and the other has none.
-    if odd * 5 > half and even * 20 < odd:
+    # Markup is ASCII in any language, so one side of UTF-16 is full of NULs; the other has a few,
+    # from characters such as U+4E00.
+    if odd * 5 > half and even * 4 < odd:
         return "utf-16le"
-    if even * 5 > half and odd * 20 < even:
+    if even * 5 > half and odd * 4 < even:
         return "utf-16be"
     return None
 

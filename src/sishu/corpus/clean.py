@@ -40,9 +40,7 @@ class CleanSettings(Section):
     min_language_score: float = Field(
         default=0.0, ge=0, le=1, description="Lowest probability of the identified language."
     )
-    min_characters: int = Field(
-        default=100, ge=1, description="Shortest document to keep, in characters."
-    )
+    min_characters: int = Field(default=100, ge=1, description="Shortest document to keep, in characters.")
     near_duplicates: bool = Field(
         default=True, description="Drop pages that say nearly the same as an earlier one."
     )

@@ -94,10 +94,7 @@ class PassageFilter:
         """The text without repeated passages; then remembers the passages of the whole text."""
         lines = text.split("\n")
         counted = [index for index, line in enumerate(lines) if _NON_TRIVIAL.search(line)]
-        keys = [
-            blake2b(lines[i].strip().encode("utf-8", "replace"), digest_size=8).digest()
-            for i in counted
-        ]
+        keys = [blake2b(lines[i].strip().encode("utf-8", "replace"), digest_size=8).digest() for i in counted]
         removed = bytearray(len(lines))
         for start in range(len(counted) - PASSAGE_LINES + 1):
             key = b"".join(keys[start : start + PASSAGE_LINES])
@@ -146,9 +143,7 @@ def signature(text: str, words: dict[str, int] | None = None) -> NDArray[numpy.u
     for start in range(0, len(hashes), _CHUNK):
         chunk = hashes[None, start : start + _CHUNK]
         # Multiply-add-shift (Dietzfelbinger 1996): universal with odd multipliers modulo 2**64.
-        mixed = ((chunk * _MULTIPLIERS[:, None] + _ADDENDS[:, None]) >> numpy.uint64(32)).astype(
-            numpy.uint32
-        )
+        mixed = ((chunk * _MULTIPLIERS[:, None] + _ADDENDS[:, None]) >> numpy.uint64(32)).astype(numpy.uint32)
         numpy.minimum(smallest, mixed.min(axis=1), out=smallest)
     return smallest
 

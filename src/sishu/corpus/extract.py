@@ -30,14 +30,13 @@ def _names(text: str) -> frozenset[str]:
 
 
 _TAG_START = re.compile(r"<(?:!--|!|\?|(/?)([a-zA-Z][^\s/>]*))")
-_TAG_END = re.compile(r"""(?:[^>"']|"[^"]*"|'[^']*')*>""")
+_TAG_END = re.compile(r"""(?:[^>"']++|"[^"]*+"|'[^']*+')*+>""")
 _UNREAD = {
+    # Not noscript and template: they may hold the page as a reader without JavaScript sees it.
     name: re.compile(rf"</{name}(?![a-z0-9])", re.IGNORECASE)
     for name in (
         "script",
         "style",
-        "noscript",
-        "template",
         "svg",
         "math",
         "select",
@@ -58,6 +57,7 @@ _BLOCKS = _names(
 )
 _DROPPED = _names("option optgroup frameset plaintext")
 _MAX_WALK = 1_000_000
+_MAX_UNENDED = 8  # each may cost a look at the whole page
 _SKIPPED = ['a[href^="file:"]']  # their text is a path on somebody's machine
 
 # Stands for a tab inside `<pre>`, to tell it from the tabs resiliparse puts between table cells.
@@ -107,7 +107,7 @@ def tame_markup(html: str) -> str:
     open_count: Counter[str] = Counter()
     unclosed: set[str] = set()
     described = False
-    formatting = preformatted = unwrapped = walked = 0
+    formatting = preformatted = unwrapped = walked = unended = 0
     position = 0
     while match := _TAG_START.search(html, position):
         text = html[position : match.start()]
@@ -118,7 +118,8 @@ def tame_markup(html: str) -> str:
         if not name:
             position = _end_of_declaration(html, match)
             continue
-        tag, position = _read_tag(html, match, name)
+        tag, position, ended = _read_tag(html, match, patient=unended < _MAX_UNENDED)
+        unended += not ended
         if name in _UNREAD and not closing and name not in unclosed:
             end = _UNREAD[name].search(html, position)
             if end:
@@ -140,9 +141,7 @@ def tame_markup(html: str) -> str:
                 described = name == "dd"
             pieces.append(tag)
         elif not closing:
-            if len(stack) >= MAX_DEPTH or (
-                name in _FORMATTING and formatting >= MAX_OPEN_FORMATTING
-            ):
+            if len(stack) >= MAX_DEPTH or (name in _FORMATTING and formatting >= MAX_OPEN_FORMATTING):
                 unwrapped += 1
                 pieces.append(" ")
                 continue
@@ -178,14 +177,18 @@ def _end_of_declaration(html: str, match: re.Match[str]) -> int:
     return len(html) if end < 0 else end + len(mark)
 
 
-def _read_tag(html: str, match: re.Match[str], name: str) -> tuple[str, int]:
-    """The tag that `match` opens, bare if it is too long, and the position after it."""
-    end = _TAG_END.match(html, match.end(), match.end() + MAX_TAG_CHARACTERS)
-    if end:
-        return html[match.start() : end.end()], end.end()
-    stop = html.find(">", match.end())
-    bare = f"<{match[1]}{name[:64]}>"
-    return bare, (len(html) if stop < 0 else stop + 1)
+def _read_tag(html: str, match: re.Match[str], patient: bool) -> tuple[str, int, bool]:
+    """The tag that `match` opens, bare if it is long; the position after it; whether it ends.
+
+    A `>` in quotation marks does not end a tag; where none outside of them follows (within
+    `MAX_TAG_CHARACTERS` unless `patient`), the first one does.
+    """
+    limit = len(html) if patient else match.end() + MAX_TAG_CHARACTERS
+    end = _TAG_END.match(html, match.end(), limit)
+    stop = end.end() if end else html.find(">", match.end()) + 1 or len(html)
+    if end and stop - match.start() <= MAX_TAG_CHARACTERS:
+        return html[match.start() : stop], stop, True
+    return f"<{match[1]}{match[2][:64]}>", stop, end is not None
 
 
 def _tidy(text: str) -> str:

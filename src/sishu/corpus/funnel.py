@@ -113,8 +113,7 @@ class Funnel:
     def write(self, folder: Path, damaged: dict[str, int]) -> None:
         """Writes funnel.json and rejects.jsonl; `damaged` counts records that were never pages."""
         steps: list[dict[str, Any]] = [
-            asdict(step)
-            | {"seconds": round(step.seconds, 3), "reasons": dict(sorted(step.reasons.items()))}
+            asdict(step) | {"seconds": round(step.seconds, 3), "reasons": dict(sorted(step.reasons.items()))}
             for step in self.steps.values()
         ]
         funnel = json.dumps({"damaged": damaged, "steps": steps}, indent=1, ensure_ascii=False)

@@ -51,8 +51,8 @@ _EXCLUDED = frozenset(
         "wheel",
     ]
 )
-_ROBOTS = "User-agent: *\nDisallow: /search?\nDisallow: /get?\n"
-"""With the question mark: "/get" alone would also forbid /getopt.html and /gettext.html."""
+_ROBOTS = "User-agent: *\nDisallow: /search?key=\nDisallow: /get?key=\n"
+"""With the query: "/get" alone would also forbid /getopt.html and /gettext.html."""
 
 
 def _import_all(only: Sequence[str] | None) -> dict[str, ModuleType]:

@@ -156,9 +156,7 @@ def top_run(units: Sequence[str], size: int) -> float:
     if isinstance(units, str):
         runs = Counter(units[i : i + size] for i in range(len(units) - size + 1))
     else:
-        runs = Counter(
-            " ".join(run) for run in zip(*(units[i:] for i in range(size)), strict=False)
-        )
+        runs = Counter(" ".join(run) for run in zip(*(units[i:] for i in range(size)), strict=False))
     if not runs:
         return 0.0
     run, times = max(runs.items(), key=lambda item: item[1] * _characters(item[0]))

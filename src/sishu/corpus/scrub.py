@@ -2,7 +2,7 @@
 
 What stays, on purpose: loopback, unspecified, private, link-local and documentation networks and
 the `example` domains (RFC 2606, 3849, 5737, 6761) identify nobody, and documentation that teaches
-with them would be spoilt; four-part numbers stay where the text calls them a version or a section.
+with them would be spoilt; four-part numbers stay where the text shows a version or a section.
 Only IPv6 addresses in 2000::/3, all that is assigned so far, are taken: `a::b` is C++ or Ruby.
 Patterns use no word boundary: there is none between an address and a Chinese character.
 """
@@ -26,10 +26,14 @@ _IPV6 = re.compile(
 _IPV6_ASSIGNED = ipaddress.IPv6Network("2000::/3")
 _MEMORY = re.compile(r"(?<= at )0x[0-9A-Fa-f]{6,16}(?![0-9A-Za-z])")
 _NUMBER_BEFORE = re.compile(
-    r"(?:(?<![a-z])(?:versions?|ver\.?|releases?|revision|rev\.?|v|sections?|sec\.|chapter|§)"
-    r"|版本|版|バージョン|章|节|節)[\s:：=#号號为為是]{0,3}$",
+    r"(?:(?<![^\W\d_])(?:versions?|ver\.?|releases?|revision|rev\.?|v|sections?|sec\.|chapter|"
+    r"abschnitt|kapitel|sección|sezione|seção|secção|раздел[а-я]{0,2}|§)"
+    r"|版本|版|バージョン|[章节節第])[\s:：=#号號为為是]{0,3}$",
     re.IGNORECASE,
 )
+# After a section number: the word for section, or the section's title in quotation marks.
+_SECTION_AFTER = re.compile(r"\s?[章节節条條]|[,，、]?\s?[“„«「『]")
+_HEADING = re.compile(r"(?:^|\n)[ \t]*(?:[0-9]{1,2}\.){3}[0-9]{1,2}\.?[ \t]+[^\W\d_]")
 _EXAMPLE_DOMAIN = re.compile(
     r"(?:^|\.)(?:example(?:\.(?:com|net|org|edu))?|invalid|localhost|test)$",
     re.IGNORECASE,
@@ -54,10 +58,7 @@ def scrub(text: str) -> tuple[str, dict[str, int]]:
         return match[0] if kept else count("email", "<email>")
 
     def network(match: re.Match[str]) -> str:
-        kept = _identifies_nobody(match[1]) or (
-            match.re is _IPV4
-            and _NUMBER_BEFORE.search(text[max(0, match.start() - 24) : match.start()])
-        )
+        kept = _identifies_nobody(match[1]) or (match.re is _IPV4 and _is_number(match))
         return match[0] if kept else count("ip", "<ip>")
 
     # Each pattern is tried only where its necessary character occurs; most texts have none.
@@ -70,6 +71,16 @@ def scrub(text: str) -> tuple[str, dict[str, int]]:
     if "::" in text or text.count(":") >= 7:
         text = _IPV6.sub(network, text)
     return text, counts
+
+
+def _is_number(match: re.Match[str]) -> bool:
+    """Whether the surroundings make four numbers a version or a section rather than an address."""
+    text, start, end = match.string, match.start(), match.end()
+    if _NUMBER_BEFORE.search(text[max(0, start - 24) : start]):
+        return True
+    if max(map(int, match[1].split("."))) > 99:
+        return False
+    return bool(_SECTION_AFTER.match(text, end) or _HEADING.match(text, max(0, start - 1)))
 
 
 def _identifies_nobody(address: str) -> bool:

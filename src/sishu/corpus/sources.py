@@ -48,9 +48,7 @@ def read_documents_or_pages(path: Path, report: Callable[[str], None]) -> Iterat
     return _read_all(path, files, report)
 
 
-def _read_all(
-    path: Path, files: list[Path], report: Callable[[str], None]
-) -> Iterator[Page | Document]:
+def _read_all(path: Path, files: list[Path], report: Callable[[str], None]) -> Iterator[Page | Document]:
     found = False
     for file in files:
         name = file.name if file == path else file.relative_to(path).as_posix()
@@ -67,9 +65,7 @@ def _read_all(
 def _visible_files(folder: Path) -> list[Path]:
     files = (file for file in folder.rglob("*") if file.is_file())
     visible = (
-        file
-        for file in files
-        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)
     )
     return sorted(visible, key=lambda file: file.relative_to(folder).as_posix())
 
@@ -137,9 +133,7 @@ def _from_row(row: dict[str, Any], name: str, number: int) -> Document | None:
     url = row.get("url")
     url = url if isinstance(url, str) and url else f"{name}#{number}"
     date = row.get("date")
-    return Document(
-        id=document_id(url), url=url, date=date if isinstance(date, str) else "", text=text
-    )
+    return Document(id=document_id(url), url=url, date=date if isinstance(date, str) else "", text=text)
 
 
 _READERS: dict[str, Callable[..., Iterator[Page | Document]]] = {

@@ -66,9 +66,7 @@ def _rank(key: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _cut_tail(
-    documents: Sequence[Document], held_out: float
-) -> tuple[list[Document], list[Document]]:
+def _cut_tail(documents: Sequence[Document], held_out: float) -> tuple[list[Document], list[Document]]:
     """Holds out the last texts and the end of the one that straddles the border."""
     wanted = max(MIN_VALIDATION, round(held_out * sum(len(d.text) for d in documents)))
     train = list(documents)

@@ -65,9 +65,7 @@ def read_split(path: Path, split: str) -> Iterator[Document]:
         if not set(SCHEMA.names) <= set(file.schema_arrow.names):
             raise pyarrow.ArrowInvalid("columns are missing")
     except pyarrow.ArrowException as error:
-        raise UserError(
-            f"{path} is not a table of documents; run the corpus stage again"
-        ) from error
+        raise UserError(f"{path} is not a table of documents; run the corpus stage again") from error
     return _rows(file, split)
 
 

@@ -37,7 +37,7 @@ _MAX_HEADER_BYTES = 65_536
 _VERSION = b"WARC/"
 _NEXT_RECORD = re.compile(rb"\r?\n\r?\n(?=WARC/[01]\.\d+\r?\n)")
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
-_LENGTH = re.compile(rb"(?im)^content-length:[ \t]*(\d{1,18})[ \t]*\r?$")
+_LENGTH = re.compile(rb"(?im)^content-length:[ \t]*(\d{1,18})(?=[ \t]*\r?$)")
 _RESPONSE = re.compile(rb"(?im)^warc-type:[ \t]*response[ \t]*\r?$")
 _CHUNK_LINE = re.compile(rb"[0-9a-fA-F]{1,8}[ \t]*(?:;[^\r\n]*)?\r\n")
 
@@ -245,11 +245,13 @@ def parse_page(record: bytes, report: Report, max_bytes: int = MAX_RECORD_BYTES)
         report("no target uri")
         return None
     # Many archives keep a Transfer-Encoding or Content-Encoding header over a body already undone.
+    block = header_end.end()
+    bare_line_feeds = record.find(b"\r\n\r\n", block, block + _MAX_HEADER_BYTES) < 0
     for undo in ("all", "content", "none"):
         try:
             parsed = WarcRecord.from_bytes(record)
-            parsed.parse_http(auto_decode=undo)
-            status = parsed.http_headers.status_code
+            parsed.parse_http(auto_decode=undo, quirks_mode=bare_line_feeds)
+            status = None if parsed.http_headers is None else parsed.http_headers.status_code
             body = parsed.reader.read(max_bytes + 1)
         except OSError:
             continue

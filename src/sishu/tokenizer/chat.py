@@ -54,12 +54,21 @@ def render(
     """
     yield ConversationPiece("<|bos|>", special=True)
     for number, message in enumerate(messages, 1):
-        role, content = message.get("role"), message.get("content")
+        role, content = (
+            (message.get("role"), message.get("content")) if isinstance(message, Mapping) else (None, None)
+        )
         if role not in ROLES or not isinstance(content, str):
             raise UserError(
                 f"Message {number} needs a role ({', '.join(ROLES)}) and a text as content, "
                 f"not role {role!r} with content of type {type(content).__name__}."
             )
+        try:
+            content.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"Message {number} holds half of a surrogate pair at character {error.start}: it is not "
+                "text; mend it where it was cut."
+            ) from error
         learnt = role == "assistant"
         yield ConversationPiece(f"<|{role}|>", special=True)
         yield ConversationPiece(content, special=False, learnt=learnt)
