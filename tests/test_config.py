@@ -55,7 +55,8 @@ def test_a_misspelt_key_names_the_nearest_right_one(data: dict[str, Any], wrong:
 
 
 def test_a_key_unlike_any_other_is_answered_with_all_there_are() -> None:
-    assert refusal({"middle": {"zzz": 1}}) == "In recipe x: unknown key 'middle.zzz' (known are train, extra)."
+    message = refusal({"middle": {"zzz": 1}})
+    assert message == "In recipe x: unknown key 'middle.zzz' (known are train, extra)."
 
 
 def test_several_mistakes_are_told_at_once_but_no_more_than_three() -> None:
@@ -78,6 +79,30 @@ def test_several_mistakes_are_told_at_once_but_no_more_than_three() -> None:
 )
 def test_a_wrong_value_is_named_with_its_place(data: dict[str, Any], told: str) -> None:
     assert told in refusal(data)
+
+
+class Stage(Section):
+    train: Inner = Inner(learning_rate=0.5, steps=7)
+    middle: Middle = Middle(train=Inner(steps=8))
+    field: Inner = Field(default=Inner(steps=9))
+
+
+class Road(Section):
+    stage: Stage = Stage()
+
+
+def test_a_section_given_in_part_keeps_the_other_defaults_of_its_place() -> None:
+    words = ["stage.train.steps=1", "stage.middle.train.learning_rate=2", "stage.field.learning_rate=3"]
+    stage = build(Road, parse_overrides(words)).stage
+    assert stage.train == Inner(learning_rate=0.5, steps=1)
+    assert stage.middle.train == Inner(learning_rate=2, steps=8)
+    assert stage.field == Inner(learning_rate=3, steps=9)
+    assert build(Road, {}) == Road()
+    assert build(Road, parse_yaml(to_yaml(build(Road, parse_overrides(words))), "x")).stage == stage
+    # a default may be taken back
+    assert build(Road, {"stage": {"train": {"learning_rate": None}}}).stage.train == Inner(steps=7)
+    with pytest.raises(UserError, match=r"unknown key 'stage.train.step' \(did you mean 'steps'"):
+        build(Road, {"stage": {"train": {"step": 1}}})
 
 
 def test_sections_do_not_change_once_read() -> None:

@@ -22,6 +22,7 @@ from sishu.road import (
     walk,
 )
 from sishu.run import Run, is_disk_full
+from sishu.stages.plan import show_plan
 
 app = typer.Typer(
     help="sishu, a private school for language models: from web pages to an assistant, one road.",
@@ -250,6 +251,18 @@ def _open(run: Path) -> Run:
             f"{run} is no run folder: give one that `sishu run` made, such as runs/quickstart."
         )
     return Run(run)
+
+
+@app.command(help="What a recipe will take, before training: work, memory, hours, money; trains nothing.")
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, a .yaml file, or a run's folder.")],
+    words: Words = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not measure this machine first.")] = False,
+) -> None:
+    chosen = load_recipe(recipe, parse_overrides(words or []))
+    folder = Path(recipe)
+    run = Run(folder) if (folder / RECIPE_FILE).is_file() else None
+    show_plan(chosen.name, chosen, run, quick=quick)
 
 
 @app.command(help="The recipes that come with sishu.")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from sishu.console import UserError
 
@@ -17,9 +17,20 @@ from sishu.console import UserError
 class Section(BaseModel):
     """A part of a recipe. Unknown keys are refused; values do not change once read."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_defaults(cls, data: Any) -> Any:
+        """A section given in part keeps the other defaults of its place: `sft.train.steps=9` changes the
+        steps of sft's own training settings, and does not put those of `TrainSettings` in their stead."""
+        if not isinstance(data, Mapping):
+            return data
+        filled = dict(data)
+        for name, field in cls.model_fields.items():
+            if isinstance(field.default, Section) and isinstance(filled.get(name), Mapping):
+                filled[name] = merge(field.default.model_dump(exclude_unset=True), filled[name])
+        return filled
 
 
 S = TypeVar("S", bound=BaseModel)

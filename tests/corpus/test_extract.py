@@ -81,9 +81,9 @@ def test_a_long_tag_loses_its_attributes_and_nothing_else() -> None:
     assert html_to_text(page).split() == ["before", "after"]
 
 
-def test_what_is_meant_for_readers_without_javascript_is_kept() -> None:
-    story = "<p>" + "The old road follows the river to the sea. " * 20 + "</p>"
-    assert "old road" in html_to_text(f"<body><noscript>{story}</noscript><div></div></body>")
+def test_stray_quotation_marks_do_not_swallow_the_page() -> None:
+    page = "<p class=\"a\"\">first</p><a href='/it's'>second</a><p>third"
+    assert html_to_text(page).split() == ["first", "second", "third"]
 
 
 HOSTILE = {
@@ -98,6 +98,7 @@ HOSTILE = {
     "unclosed select": "<select>" * MANY + "hello",
     "half-closed script": "<script></script" * MANY,
     "unclosed quotes": "<a \"'>" * MANY,
+    "equals signs": "<a " + "= " * MANY + '<a ="' * MANY,
     "unclosed quotes in many tags": "<a b='>" + "<p>x</p><a \"'>" * MANY,
     "spaces": "<pre>x" + " " * MANY + "x</pre>",
     "tabs": "<pre>x" + "\t" * MANY + "x</pre>",
@@ -110,7 +111,8 @@ HOSTILE = {
 def test_hostile_pages_end_soon(name: str) -> None:
     started = time.perf_counter()
     text = html_to_text(HOSTILE[name])
-    assert time.perf_counter() - started < 5
+    # About a second; without the guards minutes, so a slow machine does not decide.
+    assert time.perf_counter() - started < 30
     if name.startswith(("nested", "self", "attributes", "formatting", "closing")):
         assert "hello" in text
 

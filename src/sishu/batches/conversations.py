@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,9 @@ def read_conversations(path: Path) -> list[dict[str, Any]]:
             if path.suffix == ".gz"
             else path.read_bytes()
         )
-        lines = data.decode("utf-8").splitlines()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        # not splitlines(), which also cuts at U+2028 and U+0085: JSON may hold both inside a string
+        lines = data.decode("utf-8-sig").split("\n")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as UTF-8 text ({error}).") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -17,7 +17,7 @@ MAX_TAG_CHARACTERS = 4096
 """A longer tag keeps its name and loses its attributes (in practice: inline images and styles)."""
 MAX_DEPTH = 256
 """Deeper elements are unwrapped: their text stays. libxml2 refuses documents at the same depth."""
-MAX_OPEN_FORMATTING = 32
+MAX_OPEN_FORMATTING = 16
 """HTML5 parsers copy every open formatting element into each new paragraph, so these multiply."""
 MIN_MAIN_SHARE = 0.2
 """Full text is taken where main content holds less than this share of it. On 391 pages of the wcxb
@@ -30,7 +30,8 @@ def _names(text: str) -> frozenset[str]:
 
 
 _TAG_START = re.compile(r"<(?:!--|!|\?|(/?)([a-zA-Z][^\s/>]*))")
-_TAG_END = re.compile(r"""(?:[^>"']++|"[^"]*+"|'[^']*+')*+>""")
+# A quotation mark opens a value only after an equals sign, as in HTML5; stray ones are common.
+_TAG_END = re.compile(r"""(?:[^>=]++|=\s*+"[^"]*+"|=\s*+'[^']*+'|=)*+>""")
 _UNREAD = {
     # Not noscript and template: they may hold the page as a reader without JavaScript sees it.
     name: re.compile(rf"</{name}(?![a-z0-9])", re.IGNORECASE)
@@ -57,7 +58,6 @@ _BLOCKS = _names(
 )
 _DROPPED = _names("option optgroup frameset plaintext")
 _MAX_WALK = 1_000_000
-_MAX_UNENDED = 8  # each may cost a look at the whole page
 _SKIPPED = ['a[href^="file:"]']  # their text is a path on somebody's machine
 
 # Stands for a tab inside `<pre>`, to tell it from the tabs resiliparse puts between table cells.
@@ -107,7 +107,7 @@ def tame_markup(html: str) -> str:
     open_count: Counter[str] = Counter()
     unclosed: set[str] = set()
     described = False
-    formatting = preformatted = unwrapped = walked = unended = 0
+    formatting = preformatted = unwrapped = walked = 0
     position = 0
     while match := _TAG_START.search(html, position):
         text = html[position : match.start()]
@@ -118,8 +118,7 @@ def tame_markup(html: str) -> str:
         if not name:
             position = _end_of_declaration(html, match)
             continue
-        tag, position, ended = _read_tag(html, match, patient=unended < _MAX_UNENDED)
-        unended += not ended
+        tag, position = _read_tag(html, match)
         if name in _UNREAD and not closing and name not in unclosed:
             end = _UNREAD[name].search(html, position)
             if end:
@@ -177,18 +176,13 @@ def _end_of_declaration(html: str, match: re.Match[str]) -> int:
     return len(html) if end < 0 else end + len(mark)
 
 
-def _read_tag(html: str, match: re.Match[str], patient: bool) -> tuple[str, int, bool]:
-    """The tag that `match` opens, bare if it is long; the position after it; whether it ends.
-
-    A `>` in quotation marks does not end a tag; where none outside of them follows (within
-    `MAX_TAG_CHARACTERS` unless `patient`), the first one does.
-    """
-    limit = len(html) if patient else match.end() + MAX_TAG_CHARACTERS
-    end = _TAG_END.match(html, match.end(), limit)
-    stop = end.end() if end else html.find(">", match.end()) + 1 or len(html)
-    if end and stop - match.start() <= MAX_TAG_CHARACTERS:
-        return html[match.start() : stop], stop, True
-    return f"<{match[1]}{match[2][:64]}>", stop, end is not None
+def _read_tag(html: str, match: re.Match[str]) -> tuple[str, int]:
+    """The tag that `match` opens, bare if it is too long, and the position after it."""
+    end = _TAG_END.match(html, match.end())
+    stop = end.end() if end else len(html)
+    if stop - match.start() <= MAX_TAG_CHARACTERS:
+        return html[match.start() : stop], stop
+    return f"<{match[1]}{match[2][:64]}>", stop
 
 
 def _tidy(text: str) -> str:

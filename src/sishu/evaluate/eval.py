@@ -115,11 +115,14 @@ def _questions(
 ) -> dict[str, Any]:
     everything = read_conversations(context.inputs["questions"])
     order = shuffled(len(everything), "questions", context.seed)
-    items = [everything[i] for i in order[: s.questions]]
-    rows = encode_all(items, tokenizer, models["base"].config.context_length)
-    prompts = [
-        tokenizer.encode_conversation(item["messages"][:-1], True).ids for item in items
+    limit = models["base"].config.context_length
+    asked = [
+        (everything[i], tokenizer.encode_conversation(everything[i]["messages"][:-1], True).ids)
+        for i in order
     ]
+    asked = [(item, prompt) for item, prompt in asked if len(prompt) < limit][: s.questions]
+    items, prompts = [item for item, _ in asked], [prompt for _, prompt in asked]
+    rows = encode_all(items, tokenizer, limit)
     sampling = Sampling(max_tokens=s.max_tokens, seed=context.seed)
     answers = {
         name: answer_prompts(Engine(model, tokenizer), prompts, sampling)

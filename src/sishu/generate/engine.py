@@ -64,8 +64,8 @@ class Engine:
     def _complete_one(self, ids: list[int], sampling: Sampling) -> Completion:
         ended = bool(ids) and ids[-1] in self.stop_ids
         text = self.tokenizer.decode(ids)
-        at = min((i for s in sampling.stop if (i := text.find(s)) >= 0), default=-1)
-        if at >= 0:
+        at = _stopped_at(text, sampling.stop)
+        if at is not None:
             return Completion(text[:at], ids, "stop")
         return Completion(text, ids, "stop" if ended else "length")
 
@@ -81,8 +81,8 @@ class Engine:
                 return
             held += decoder.push(token)
             ids.append(token)
-            at = min((i for s in sampling.stop if (i := held.find(s)) >= 0), default=-1)
-            if at >= 0:
+            at = _stopped_at(held, sampling.stop)
+            if at is not None:
                 yield Piece(held[:at], ids, "stop")
                 return
             free = len(held) - _possible_start(held, sampling.stop)
@@ -119,7 +119,8 @@ class Engine:
         seen_BV: Tensor | None = None
         if sampling.repetition_penalty != 1.0:
             seen_BV = torch.zeros(B, V, dtype=torch.bool, device=device)
-            seen_BV.scatter_(1, ids_BT, True)
+            for row, prompt in enumerate(prompts):  # row by row: padding is not part of the text
+                seen_BV[row, torch.tensor(list(prompt), device=device)] = True
         positions_BT = torch.arange(longest, device=device).expand(B, -1)
         x_BTD = self.model.hidden(ids_BT, positions_BT, cache)
         last_BD = x_BTD[torch.arange(B, device=device), lengths_B - 1]
@@ -147,6 +148,13 @@ class Engine:
             position_B1 = lengths_B.clamp(max=length - 1)[:, None]
             last_BD = self.model.hidden(token_B[:, None], position_B1, cache)[:, 0]
             lengths_B = lengths_B + torch.tensor(alive, device=device)
+
+
+def _stopped_at(text: str, stops: tuple[str, ...]) -> int | None:
+    """Where the stop string begins that is complete first, so that the answer does not depend on how its
+    text was cut into pieces; the longer of two that end together."""
+    found = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
+    return min(found)[1] if found else None
 
 
 def _possible_start(text: str, stops: tuple[str, ...]) -> int:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+COLDEST = 1e-5
+"""Temperatures below this are 0: logits divided by less overflow float32."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -41,7 +44,7 @@ def adjust(
         logits = torch.where(
             seen_BV, torch.where(logits > 0, logits / penalty, logits * penalty), logits
         )
-    if sampling.temperature > 0:
+    if sampling.temperature >= COLDEST:
         logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
         smallest_kept = logits.topk(sampling.top_k, dim=-1).values[..., -1:]
@@ -63,7 +66,7 @@ def choose(
 ) -> Tensor:
     """One token per row, (B,): drawn from the adjusted distribution, or the most likely at temperature 0."""
     logits = adjust(logits_BV, sampling, seen_BV)
-    if sampling.temperature == 0:
+    if sampling.temperature < COLDEST:
         return logits.argmax(-1)
     probabilities = logits.softmax(-1).cpu()
     return (

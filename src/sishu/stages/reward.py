@@ -55,8 +55,13 @@ def ranked_answers(
     A prompt whose sampled answer is the documented one is left out, there being nothing to rank.
     """
     tokenizer, limit = engine.tokenizer, engine.model.config.context_length
-    order = shuffled(len(items), "ranked", seed)[:count]
-    prompts = [tokenizer.encode_conversation(items[i]["messages"][:-1], True).ids for i in order]
+    order: list[int] = []
+    prompts: list[list[int]] = []
+    for index in shuffled(len(items), "ranked", seed):
+        prompt = tokenizer.encode_conversation(items[index]["messages"][:-1], True).ids
+        if len(prompt) < limit and len(order) < count:
+            order.append(index)
+            prompts.append(prompt)
     sampled: list[list[int]] = []
     with progress("answers to rank", len(prompts), "prompts") as bar:
         for at in range(0, len(prompts), 128):
@@ -120,7 +125,8 @@ def accuracy_by_pair(rewards: torch.Tensor) -> dict[str, float]:
 
 def load_rankings(path: Path) -> list[dict[str, Any]]:
     """Rankings written by this stage."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    # not splitlines(), which also cuts at U+2028 and U+0085: JSON may hold both inside a string
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _make_once(path: Path, make: Any) -> list[dict[str, Any]]:

@@ -80,7 +80,7 @@ def load_checkpoint(
         model.load_state_dict(own)
         optimizer.restore(tensors)
         return Progress(state["step"], state["metrics_offset"], state["source"])
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"The checkpoint {newest} is damaged ({type(error).__name__}): delete {folder} and run again."
         ) from error

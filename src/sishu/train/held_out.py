@@ -30,6 +30,8 @@ def held_out_nats(
     window that reaches it, so a stride below the context gives every token at least context - stride
     tokens of past (the very first ones aside). Document starts are context, not targets.
     """
+    if len(tokens) < 2:
+        return 0.0, 0
     length = min(model.config.context_length, len(tokens) - 1)
     starts = list(range(0, max(1, len(tokens) - length - 1 + stride), stride))
     rows, targets, reached = [], [], 1

@@ -146,12 +146,8 @@ class Optimizer:
         weights = [w for group in self.adamw.param_groups for w in group["params"]]
         for name, weight in zip(self.names, weights, strict=True):
             keys = ("step", "exp_avg", "exp_avg_sq")
-            state = {
-                k: tensors[f"adamw.{k}.{name}"].clone()
-                for k in keys
-                if f"adamw.{k}.{name}" in tensors
-            }
-            if state:
+            if any(f"adamw.{k}.{name}" in tensors for k in keys):
+                state = {k: tensors[f"adamw.{k}.{name}"].clone() for k in keys}
                 self.adamw.state[weight] = {
                     k: v
                     if k == "step" and weight.device.type == "cpu"

@@ -1,0 +1,255 @@
+"""Rollouts: what PPO is given is what the policy said, measured by the models that are asked."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sishu.batches.batch import Batch
+from sishu.batches.tokens import Windows
+from sishu.generate.engine import Engine, Sampling
+from sishu.generate.rollouts import AdaptiveKL, RewardScale, Rollouts
+from sishu.models.decoder import Decoder, DecoderConfig, Scorer
+from sishu.nn.device import Precision, autocast
+from sishu.objectives.ppo import PPO, ActorCritic
+from sishu.tokenizer.tokenizer import Tokenizer
+
+CPU = torch.device("cpu")
+BATCH, MOST = 6, 8
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_config: DecoderConfig) -> Decoder:
+    """A policy whose distribution is neither flat nor certain."""
+    decoder = Decoder(tiny_config)
+    decoder.initialise(1)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in decoder.parameters():
+            weight.add_(0.15 * torch.randn_like(weight))
+    return decoder
+
+
+def rollouts(policy: Decoder, tokenizer: Tokenizer, **changes: Any) -> Rollouts:
+    value, reward = Scorer(policy.config), Scorer(policy.config)
+    value.start_from(policy, 1)
+    reward.start_from(policy, 2)
+    reference = copy.deepcopy(policy)
+    with torch.no_grad():
+        for weight in reference.parameters():
+            weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    prompts = [
+        tokenizer.encode_conversation([{"role": "user", "content": "x" * (3 * n)}], True).ids for n in range(9)
+    ]
+    settings: dict[str, Any] = {
+        "sampling": Sampling(max_tokens=MOST, temperature=0.9),
+        "control": AdaptiveKL(0.05, 2.0, 1000),
+        "batch": BATCH,
+        "micro_batch": 4,
+        "passes": 2,
+        "gamma": 1.0,
+        "lam": 0.95,
+        "precision": "fp32",
+        "seed": 3,
+        "ptx": lambda step: [],
+    }
+    return Rollouts(
+        ActorCritic(copy.deepcopy(policy), value).train(),
+        reference,
+        RewardScale(reward, 0.5, 2.0, 0.25),
+        tokenizer,
+        prompts,
+        **(settings | changes),
+    )
+
+
+def answers(source: Rollouts, batches: Sequence[Batch]) -> list[tuple[list[int], list[int]]]:
+    """(prompt, completion) of every row, the completion as the mask has it."""
+    found = []
+    for batch in batches:
+        for ids, mask in zip(batch["ids"], batch["mask"], strict=True):
+            start = int(mask.long().argmax()) + 1
+            found.append((ids[:start].tolist(), ids[1:][mask].tolist()))
+    return found
+
+
+def test_masks_cover_exactly_the_completions(policy: Decoder, tiny_tokenizer: Tokenizer) -> None:
+    source = rollouts(policy, tiny_tokenizer, batch=9, micro_batch=2)
+    source.engine.stop_ids = frozenset(range(0, 320, 6))  # so that answers differ in length
+    found = answers(source, source.batches(0))
+    assert sorted(p for p, _ in found) == sorted(source.prompts)
+    assert len({len(c) for _, c in found}) > 2
+    # the same answers again, straight from an engine
+    seeded = Sampling(MOST, temperature=0.9, seed=3 * 1_000_003)
+    from sishu.batches.batch import draw
+
+    chosen = [source.prompts[i] for i in draw(9, 9, 0, "prompts", 3)]
+    engine = Engine(source.models.policy, tiny_tokenizer)
+    engine.stop_ids = source.engine.stop_ids
+    said = [(p, a.ids) for p, a in zip(chosen, engine.complete(chosen, seeded), strict=True)]
+    assert sorted(found) == sorted(said)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("micro_batch", [1, 4, 6])
+def test_the_first_pass_is_the_old_policy(
+    policy: Decoder, tiny_tokenizer: Tokenizer, precision: Precision, micro_batch: int
+) -> None:
+    """Ratio 1, no divergence, nothing clipped: masks, shifts, temperature and precision are the same in the
+    measurement and in the objective."""
+    source = rollouts(policy, tiny_tokenizer, precision=precision, micro_batch=micro_batch)
+    objective = PPO(0.2, 0.1, 0.9)
+    for batch in source.batches(0):
+        with autocast(CPU, precision):
+            loss = objective(source.models, batch)
+        assert float(loss.figures["ratio_deviation"]) <= 1e-5
+        assert float(loss.figures["approxkl"]) < 1e-8
+        assert float(loss.figures["clipfrac"]) == 0
+        loss.total.backward()
+    gradients = [w.grad for w in source.models.parameters()]
+    assert all(g is not None and g.abs().max() > 0 for g in gradients)
+
+
+def test_another_temperature_in_the_objective_would_show(policy: Decoder, tiny_tokenizer: Tokenizer) -> None:
+    source = rollouts(policy, tiny_tokenizer)
+    figures = PPO(0.2, 0.1, 1.0)(source.models, source.batches(0)[0]).figures
+    assert float(figures["ratio_deviation"]) > 0.01
+
+
+def test_the_log_probabilities_are_those_of_the_draws(policy: Decoder, tiny_tokenizer: Tokenizer) -> None:
+    """Measured one answer at a time, without padding, from the distribution that was sampled."""
+    source = rollouts(policy, tiny_tokenizer)
+    for batch in source.batches(0):
+        for row in range(len(batch["ids"])):
+            mask = batch["mask"][row]
+            ids = batch["ids"][row, : int(mask.nonzero()[-1]) + 2]
+            with torch.no_grad():
+                log_p = (source.models.policy(ids[None, :-1])[0] / 0.9).log_softmax(-1)
+            alone = log_p.gather(1, ids[1:, None])[:, 0]
+            torch.testing.assert_close(
+                batch["log_p"][row][mask], alone[mask[: len(ids) - 1]], atol=1e-4, rtol=1e-4
+            )
+
+
+def test_advantages_are_whitened_over_the_step_and_shares_follow_tokens(
+    policy: Decoder, tiny_tokenizer: Tokenizer
+) -> None:
+    source = rollouts(policy, tiny_tokenizer, micro_batch=2)
+    batches = source.batches(0)
+    together = torch.cat([b["advantages"][b["mask"]] for b in batches])
+    assert float(together.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(together.std(correction=0)) == pytest.approx(1, abs=1e-4)
+    assert all((b["advantages"][~b["mask"]] == 0).all() for b in batches)
+    counts = [int(b["mask"].sum()) for b in batches]
+    assert [b.share for b in batches] == pytest.approx([c / sum(counts) for c in counts])
+
+
+def test_micro_batches_change_no_gradient(policy: Decoder, tiny_tokenizer: Tokenizer) -> None:
+    gradients = []
+    for micro_batch in (1, 6):
+        source = rollouts(policy, tiny_tokenizer, micro_batch=micro_batch)
+        for batch in source.batches(0):
+            (PPO(0.2, 0.1, 0.9)(source.models, batch).total * batch.share).backward()
+        gradients.append({n: w.grad for n, w in source.models.named_parameters()})
+    for name, one in gradients[0].items():
+        torch.testing.assert_close(
+            one, gradients[1][name], atol=1e-5, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_figures_are_those_of_the_answers(policy: Decoder, tiny_tokenizer: Tokenizer) -> None:
+    source = rollouts(policy, tiny_tokenizer)
+    batches = source.batches(0)
+    found = answers(source, batches)
+    stops = source.engine.stop_ids
+    scores, kls = [], []
+    with torch.no_grad():
+        for prompt, completion in found:
+            ids = torch.tensor([prompt + completion])
+            ended = completion[-1] in stops
+            scores.append((float(source.reward.model(ids)[0, -1]) - 0.5) / 2.0 - 0.25 * (not ended))
+            pair = [(m(ids[:, :-1])[0] / 0.9).log_softmax(-1) for m in (source.models.policy, source.reference)]
+            taken = [x.gather(1, ids[0, 1:, None])[len(prompt) - 1 :].sum() for x in pair]
+            kls.append(float(taken[0] - taken[1]))
+    f = source.figures
+    assert f["reward"] == pytest.approx(np.mean(scores), abs=1e-4)
+    assert f["reward_std"] == pytest.approx(np.std(scores), abs=1e-4)
+    assert f["kl"] == pytest.approx(np.mean(kls), abs=1e-3)
+    assert f["length"] == pytest.approx(np.mean([len(c) for _, c in found]))
+    assert f["ended"] == pytest.approx(np.mean([c[-1] in stops for _, c in found]))
+    assert 0 < f["entropy"] < np.log(320)
+    # without discount and with λ = 1 the return at the first token is the whole reward of the answer
+    whole = rollouts(policy, tiny_tokenizer, lam=1.0)
+    returns = torch.cat([b["returns"][torch.arange(len(b["mask"])), b["mask"].long().argmax(1)] for b in whole.batches(0)])
+    expected = [score - 0.05 * kl for score, kl in zip(scores, kls, strict=True)]
+    assert returns.tolist() == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_step_is_the_same_whenever_asked_and_others_differ(
+    policy: Decoder, tiny_tokenizer: Tokenizer
+) -> None:
+    source = rollouts(policy, tiny_tokenizer)
+    first = [answers(source, source.batches(step)) for step in (0, 1, 0)]
+    assert first[0] == first[2] != first[1]
+    assert answers(source, rollouts(policy, tiny_tokenizer, seed=4).batches(0)) != first[0]
+
+
+def test_pretraining_tokens_are_mixed_in(policy: Decoder, tiny_tokenizer: Tokenizer) -> None:
+    windows = Windows(np.arange(6, 300, dtype=np.uint16), 16, 4, 2, 0, share=0.7)
+    batches = rollouts(policy, tiny_tokenizer, ptx=windows.batches).batches(2)
+    assert [b.kind for b in batches] == ["rollouts"] * 2 + ["tokens"] * 2
+    assert sum(b.share for b in batches[2:]) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(
+    ("kl", "factor"), [(2.0, 1.0), (2.2, 1.01), (100.0, 1.02), (1.8, 0.99), (-5.0, 0.98)]
+)
+def test_the_coefficient_follows_the_divergence(kl: float, factor: float) -> None:
+    """β ← β (1 + K clip(kl / target - 1, ±0.2)), K = episodes / horizon."""
+    control = AdaptiveKL(0.05, target=2.0, horizon=1000)
+    control.update(kl, episodes=100)
+    assert control.coefficient == pytest.approx(0.05 * factor)
+
+
+def test_the_penalty_is_for_answers_that_do_not_end(policy: Decoder) -> None:
+    scorer = Scorer(policy.config)
+    scorer.start_from(policy, 0)
+    ids, last = torch.randint(6, 320, (2, 9)), torch.tensor([4, 8])
+    plain = RewardScale(scorer, 1.0, 4.0)(ids, last, torch.tensor([True, False]))
+    with torch.no_grad():
+        raw = scorer(ids)[[0, 1], [4, 8]]
+    torch.testing.assert_close(plain, (raw - 1.0) / 4.0)
+    strict = RewardScale(scorer, 1.0, 4.0, 0.5)(ids, last, torch.tensor([True, False]))
+    torch.testing.assert_close(plain - strict, torch.tensor([0.0, 0.5]))
+
+
+def test_state_goes_through_json(policy: Decoder, tiny_tokenizer: Tokenizer) -> None:
+    one, two = rollouts(policy, tiny_tokenizer), rollouts(policy, tiny_tokenizer)
+    for step in range(3):
+        one.batches(step)
+        one.after(step, {"policy_loss": 1.0})
+    two.restore(json.loads(json.dumps(one.state())))
+    assert two.control.coefficient == one.control.coefficient != 0.05
+    for source in (one, two):
+        source.batches(3)
+        source.after(3, {})
+    assert one.state() == two.state()
+    assert all(torch.equal(a["returns"], b["returns"]) for a, b in zip(one.batches(4), two.batches(4), strict=True))
+
+
+def test_a_collapse_is_warned_of(
+    policy: Decoder, tiny_tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = rollouts(policy, tiny_tokenizer, control=AdaptiveKL(0.05, 1e-4, 1000))
+    for step in range(3):
+        source.batches(step)
+        source.figures["kl"] = 1.0
+        source.after(step, {"entropy": 99.0})
+    assert "Alarm, step 2: kl is 1" in capsys.readouterr().err
+    assert len(source.alarms.rung) == 1

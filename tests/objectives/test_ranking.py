@@ -1,0 +1,59 @@
+"""The ranking loss against a slow loop over pairs."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sishu.batches.conversations import ranking_batch
+from sishu.models.decoder import Decoder, Scorer
+from sishu.objectives.ranking import pairwise, ranking
+
+
+def slow(rewards: list[list[float]]) -> tuple[float, float]:
+    losses, right = [], []
+    for row in rewards:
+        for better in range(len(row)):
+            for worse in range(better + 1, len(row)):
+                margin = row[better] - row[worse]
+                losses.append(math.log1p(math.exp(-margin)))
+                right.append(margin > 0)
+    return sum(losses) / len(losses), sum(right) / len(right)
+
+
+@pytest.mark.parametrize("answers", [2, 4, 9])
+def test_all_pairs_count_once(answers: int) -> None:
+    rewards = torch.randn(5, answers, generator=torch.Generator().manual_seed(answers))
+    loss, accuracy = pairwise(rewards)
+    expected = slow(rewards.tolist())
+    assert float(loss) == pytest.approx(expected[0], abs=1e-6)
+    assert float(accuracy) == pytest.approx(expected[1])
+
+
+def test_equal_rewards_are_not_right_and_cost_ln_2() -> None:
+    loss, accuracy = pairwise(torch.zeros(2, 3))
+    assert float(loss) == pytest.approx(math.log(2)) and float(accuracy) == 0.0
+
+
+def test_learning_pushes_the_better_answer_up() -> None:
+    rewards = torch.zeros(1, 4, requires_grad=True)
+    pairwise(rewards)[0].backward()
+    assert rewards.grad is not None
+    down = rewards.grad[0]
+    assert (down.diff() > 0).all() and float(down.sum()) == pytest.approx(0, abs=1e-7)
+    assert pairwise(torch.tensor([[1e4, -1e4]]))[0] == 0
+    assert torch.isfinite(pairwise(torch.tensor([[-1e4, 1e4]]))[0])
+
+
+@torch.no_grad()
+def test_the_score_is_read_at_each_rows_last_token(tiny_decoder: Decoder) -> None:
+    model = Scorer(tiny_decoder.config)
+    model.start_from(tiny_decoder, 0)
+    prompts = [[[0, 9, 10, 2], [0, 9, 2], [0, 9, 11, 12, 13, 2]], [[0, 8, 2], [0, 8, 7, 2], [0, 8, 30, 2]]]
+    alone = [[float(model(torch.tensor([row]))[0, -1]) for row in prompt] for prompt in prompts]
+    loss = ranking(model, ranking_batch(prompts, pad=1, share=1.0))
+    expected = slow(alone)
+    assert float(loss.total) == pytest.approx(expected[0], abs=1e-5)
+    assert float(loss.figures["accuracy"]) == pytest.approx(expected[1])
