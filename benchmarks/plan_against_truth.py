@@ -3,10 +3,10 @@
     python benchmarks/plan_against_truth.py [smallest|all]
 
 Every case runs in a fresh process, so that the peak of one is not another's. `live bytes` are those of the
-tensors alive at the highest point, by PyTorch's profiler: what the plan computes. `bytes` are the growth of the
-process (on CUDA: of the allocator's peak) from just before the model is built, after a tiny one was trained to
-load the libraries: what the allocator and the libraries add shows in the ratio. Time is the median step after
-the first; its estimate uses the rates that `sishu plan` measures, in this process, afterwards.
+tensors alive at the highest point, by PyTorch's profiler: what the plan computes. `bytes` are the growth of
+the process (on CUDA: of the allocator's peak) from just before the model is built, after a tiny one was
+trained to load the libraries: what the allocator and the libraries add shows in the ratio. Time is the median
+step after the first; its estimate uses the rates that `sishu plan` measures, in this process, afterwards.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def train(case: dict[str, Any]) -> dict[str, float]:
     grown = peak() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         take_steps(c, t)
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     live = max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
     return {"live bytes": live, "bytes": grown, "seconds": statistics.median(taken[1:])}
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,7 +24,12 @@ from sishu.road import (
     walk,
 )
 from sishu.run import Run, is_disk_full
+from sishu.serve.chat import checked_sampling, talk
+from sishu.serve.models_of_run import engines_of, models_of
 from sishu.stages.plan import show_plan
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 app = typer.Typer(
     help="sishu, a private school for language models: from web pages to an assistant, one road.",
@@ -265,6 +272,60 @@ def plan(
     show_plan(chosen.name, chosen, run, quick=quick)
 
 
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/quickstart, or a model's folder.")
+]
+
+
+@app.command(help="Talk with a run's models in the terminal, or answer the lines of standard input.")
+def chat(
+    run: ModelArgument,
+    stage: Annotated[
+        str | None, typer.Option(help="base, sft or ppo; default: the furthest finished.", show_default=False)
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest word.")] = 0.3,
+    max_tokens: Annotated[int, typer.Option(help="The longest answer.")] = 256,
+    top_p: Annotated[float, typer.Option(help="Choose among the likeliest words of this share.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Makes answers repeatable.", show_default=False)] = None,
+) -> None:
+    sampling = checked_sampling(temperature, max_tokens, top_p, seed)
+    raise typer.Exit(talk(models_of(run), stage, sampling))
+
+
+@app.command(help="Serve a run's models: a chat page, and the OpenAI-compatible interface under /v1.")
+def serve(
+    run: ModelArgument,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="SISHU_API_KEY", help="Every client of /v1 must send it.", show_default=False),
+    ] = None,
+) -> None:
+    # here, because the web framework would slow the start of every other command
+    from sishu.serve.app import create_app
+    from sishu.serve.server import serve as serve_until_interrupted
+
+    engines, default = engines_of(run)
+    web = create_app(engines, default, api_key)
+    place = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    _once_listening(web, f"Serving {', '.join(engines)} at {place} (programs: {place}/v1). Ctrl-C stops it.")
+    serve_until_interrupted(web, host, port)
+
+
+def _once_listening(web: FastAPI, text: str) -> None:
+    """Say `text` when the server has its port and begins to answer, not before."""
+    begin = web.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
+        async with begin(app) as state:
+            print(text, flush=True)
+            yield state
+
+    web.router.lifespan_context = lifespan
+
+
 @app.command(help="The recipes that come with sishu.")
 def recipes() -> None:
     rows = []
@@ -278,16 +339,13 @@ def main() -> None:
     """Run the command; a mistake the user can mend is one sentence and exit code 2, Ctrl-C is 130."""
     try:
         code = app(standalone_mode=False)
-    except (UserError, typer.Exit) as error:
-        if isinstance(error, typer.Exit):
-            sys.exit(error.exit_code)
-        warn(str(error))
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except UserError as error:
+        warn(str(error).replace("\n", " "))
         sys.exit(2)
-    except typer.Abort:
-        sys.exit(130)
     except KeyboardInterrupt:
-        warn("Stopped; the same command goes on where it was.")
-        sys.exit(130)
+        code = 130
     except Exception as error:
         if is_disk_full(error):
             warn(
@@ -304,6 +362,8 @@ def main() -> None:
             "This is a fault in sishu, not in your input: please report it with the lines above."
         )
         sys.exit(1)
+    if code == 130:  # typer's word for Ctrl-C
+        warn("Stopped; the same command goes on where it was.")
     sys.exit(code if isinstance(code, int) else 0)
 
 

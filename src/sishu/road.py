@@ -14,7 +14,7 @@ from sishu.config import Section, build, merge, read_yaml, to_yaml
 from sishu.console import UserError, say, show_table
 from sishu.evaluate import eval as eval_stage
 from sishu.report import report as report_stage
-from sishu.run import Input, Run, external_input, stage_key, write_atomic
+from sishu.run import Input, Run, check_external, external_input, stage_key, write_atomic
 from sishu.stages import corpus as corpus_stage
 from sishu.stages import crawl as crawl_stage
 from sishu.stages import ppo as ppo_stage
@@ -118,8 +118,13 @@ def stage_overrides(stage: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Overrides of a single-stage command: keys belong to that stage unless they name another one, the
     seed or the name; text for a tokenizer or a model goes through the corpus stage first."""
     general = {"seed", "name", "price_per_hour", "stages", *STAGES}
-    result: dict[str, Any] = {k: v for k, v in overrides.items() if k in general}
-    own = {k: v for k, v in overrides.items() if k not in general}
+    fields = STAGES[stage].settings.model_fields
+    result: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    for key, value in overrides.items():
+        # `sishu ppo reward=FOLDER` is ppo's own setting, `sishu ppo reward.prompts=9` the reward stage's
+        mine = key not in general or (key in fields and not isinstance(value, Mapping))
+        (own if mine else result)[key] = value
     if stage in ("tokenizer", "pretrain") and "data" in own:
         result = merge(result, {"corpus": {"data": own["data"]}})
     return merge(result, {stage: own}) if own else result
@@ -135,14 +140,10 @@ def needed(stage: str, recipe: Recipe, run: Run) -> list[str]:
         if name in found:
             continue
         found.add(name)
+        outside = _outside(STAGES[name], recipe)
         for need in STAGES[name].needs:
-            outside = (
-                need.setting
-                and getattr(getattr(recipe, name), need.setting) is not None
-            )
-            if not outside and (
-                not need.optional or run.manifest(need.stage) is not None
-            ):
+            wanted = not need.optional or run.manifest(need.stage) is not None
+            if need.name not in outside and wanted:
                 waiting.append(need.stage)
     return [name for name in STAGES if name in found]
 
@@ -150,6 +151,9 @@ def needed(stage: str, recipe: Recipe, run: Run) -> list[str]:
 def walk(recipe: Recipe, folder: Path, stages: Sequence[str]) -> Run:
     """Walk stages in order, leaving out those that stand as asked for; holds the run's lock throughout."""
     run = Run(folder)
+    for name in stages:  # before the first hour of work, and before the run's recipe is changed
+        for path in _outside(STAGES[name], recipe).values():
+            check_external(path)
     with run.lock():
         write_atomic(folder / RECIPE_FILE, to_yaml(recipe))
         for name in stages:
@@ -157,9 +161,16 @@ def walk(recipe: Recipe, folder: Path, stages: Sequence[str]) -> Run:
     return run
 
 
+def _outside(stage: Stage, recipe: Recipe) -> dict[str, Path]:
+    """Needs of a stage that a setting meets with a path outside the run."""
+    settings = getattr(recipe, stage.name)
+    paths = {n.name: getattr(settings, n.setting) for n in stage.needs if n.setting}
+    return {name: Path(path) for name, path in paths.items() if path is not None}
+
+
 def _do(stage: Stage, recipe: Recipe, run: Run, walked: Sequence[str]) -> None:
     settings: Section = getattr(recipe, stage.name)
-    inputs = _inputs(stage, settings, run, walked)
+    inputs = _inputs(stage, recipe, run, walked)
     key = stage_key(stage.name, settings, inputs, recipe.seed)
     if run.finished(stage.name, key):
         say(f"{stage.name}: done before, nothing it depends on has changed")
@@ -176,17 +187,14 @@ def _do(stage: Stage, recipe: Recipe, run: Run, walked: Sequence[str]) -> None:
             figures["cost"] = round(context.seconds() / 3600 * recipe.price_per_hour, 6)
 
 
-def _inputs(
-    stage: Stage, settings: Section, run: Run, walked: Sequence[str]
-) -> dict[str, Input]:
+def _inputs(stage: Stage, recipe: Recipe, run: Run, walked: Sequence[str]) -> dict[str, Input]:
+    outside = _outside(stage, recipe)
     found: dict[str, Input] = {}
     for need in stage.needs:
-        path = getattr(settings, need.setting) if need.setting else None
-        if path is not None:
-            found[need.name] = external_input(Path(path))
-        elif not need.optional or (
-            need.stage in walked and run.manifest(need.stage) is not None
-        ):
+        made = need.stage in walked and run.manifest(need.stage) is not None
+        if need.name in outside:
+            found[need.name] = external_input(outside[need.name])
+        elif made or not need.optional:
             found[need.name] = run.input_from(need.stage, need.path)
     return found
 

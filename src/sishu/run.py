@@ -210,21 +210,30 @@ class Run:
         return Input(self.folder / stage / path, sha256(dump_json(files).encode()))
 
 
-def external_input(path: Path) -> Input:
-    """A file or folder from outside the run; raises UserError when it is missing or an empty folder."""
+def check_external(path: Path) -> None:
+    """Raises UserError when a file or folder from outside the run is missing, or is an empty folder."""
     if path.is_file():
-        return Input(path, file_digest(path))
+        return
     if not path.is_dir():
         raise UserError(f"There is no file or folder {path}: check the path.")
-    files = {
-        str(file.relative_to(path)): file_digest(file)
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    }
-    if not files:
+    if next(_visible_files(path), None) is None:
         raise UserError(f"The folder {path} is empty: put the files to read there.")
+
+
+def external_input(path: Path) -> Input:
+    """A file or folder from outside the run; raises UserError when it is missing or an empty folder."""
+    check_external(path)
+    if path.is_file():
+        return Input(path, file_digest(path))
+    files = {str(file.relative_to(path)): file_digest(file) for file in sorted(_visible_files(path))}
     return Input(path, sha256(dump_json(files).encode()))
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    for file in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+        if file.is_file() and not hidden:
+            yield file
 
 
 def stage_key(
@@ -359,16 +368,10 @@ def machine() -> dict[str, Any]:
 
 
 def _outputs(folder: Path) -> dict[str, dict[str, Any]]:
-    own = {MANIFEST, BEGUN}
     return {
-        file.relative_to(folder).as_posix(): {
-            "bytes": file.stat().st_size,
-            "sha256": file_digest(file),
-        }
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-        and file.name not in own
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": file_digest(file)}
+        for file in sorted(_visible_files(folder))
+        if file.name not in (MANIFEST, BEGUN)
     }
 
 

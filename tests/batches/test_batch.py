@@ -79,9 +79,7 @@ def test_micro_batches_of_conversations_give_one_gradient(tiny_decoder: Decoder,
     assert loss_a == pytest.approx(loss_b, abs=1e-5)
     assert a.keys() == b.keys() and len(a) > 10
     for name in a:
-        torch.testing.assert_close(
-            a[name], b[name], atol=1e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(a[name], b[name], atol=1e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3])

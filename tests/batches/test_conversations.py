@@ -59,6 +59,7 @@ def test_written_and_read(tmp_path: Path, name: str, style: str) -> None:
         '{"messages": [{"role": "user", "content": "x"}]}',
         '{"text": "x"}',
         '{"messages": ["x"]}',
+        '{"messages": [{"role": "assistant", "content": "half a pair: \\ud83d"}]}',
     ],
 )
 def test_the_first_bad_line_is_named(tmp_path: Path, line: str) -> None:
@@ -127,8 +128,15 @@ def test_rankings_keep_the_order_of_ranks() -> None:
     assert [b.share for b in batches] == pytest.approx([3 / 4, 1 / 4])
     for batch in batches:
         rows = batch["ids"].view(-1, 3, batch["ids"].shape[1])
-        assert (rows[:, :, 0] == rows[:, :1, 0]).all() and (rows[:, :, 1] == 10 + rows.new_tensor(range(3))).all()
+        assert (rows[:, :, 0] == rows[:, :1, 0]).all() and (
+            rows[:, :, 1] == 10 + rows.new_tensor(range(3))
+        ).all()
         assert batch["last"].tolist() == [1, 2, 3] * len(rows)
+
+
+def test_whole_surrogate_pairs_are_text(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(json.dumps(talk("🙂", "🦉")) + "\n")
+    assert read_conversations(tmp_path / "x.jsonl") == [talk("🙂", "🦉")]
 
 
 def test_lines_are_json_objects() -> None:

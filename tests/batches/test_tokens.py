@@ -40,9 +40,7 @@ def test_round_trip(tmp_path: Path, tiny_tokenizer: Tokenizer, wide: bool) -> No
     assert [d.tolist() for d in documents] == expected
 
 
-@given(
-    count=st.integers(1, 60), context=st.integers(1, 12), batch=st.integers(1, 5), micro=st.integers(1, 6)
-)
+@given(count=st.integers(1, 60), context=st.integers(1, 12), batch=st.integers(1, 5), micro=st.integers(1, 6))
 @settings(deadline=None)
 def test_an_epoch_of_windows_covers_every_token(count: int, context: int, batch: int, micro: int) -> None:
     tokens = np.arange(count, dtype=np.uint16)

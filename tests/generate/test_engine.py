@@ -157,7 +157,7 @@ def test_any_part_of_the_answer_can_stop_it(endless: Engine) -> None:
         stop = free[start : start + rng.randint(1, 6)]
         s = Sampling(stop=(stop, "never said"), **sampling)
         expected = free[: free.find(stop)]
-        whole, pieces = streamed(endless, prompt, s)
+        whole, _ = streamed(endless, prompt, s)
         assert whole.text == expected and whole.finish == "stop"
         again = endless.complete([prompt], s)[0]
         assert again.text == expected and again.finish == "stop"
@@ -179,7 +179,9 @@ def reciting(tokenizer: Tokenizer, ids: list[int]) -> Engine:
     return Engine(decoder, tokenizer)
 
 
-def recited(tokenizer: Tokenizer, text: str, stop: tuple[str, ...]) -> tuple[Completion, list[Piece], Completion]:
+def recited(
+    tokenizer: Tokenizer, text: str, stop: tuple[str, ...]
+) -> tuple[Completion, list[Piece], Completion]:
     """What comes after a first token when a model recites `text` byte by byte."""
     ids = [next(i for i in range(300) if tokenizer.bytes_of(i) == bytes([b])) for b in text.encode()]
     engine = reciting(tokenizer, [tokenizer.bos, *ids])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from sishu.batches.batch import Batch
+from sishu.batches.batch import Batch, draw
 from sishu.batches.tokens import Windows
 from sishu.generate.engine import Engine, Sampling
 from sishu.generate.rollouts import AdaptiveKL, RewardScale, Rollouts
@@ -45,7 +45,8 @@ def rollouts(policy: Decoder, tokenizer: Tokenizer, **changes: Any) -> Rollouts:
         for weight in reference.parameters():
             weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
     prompts = [
-        tokenizer.encode_conversation([{"role": "user", "content": "x" * (3 * n)}], True).ids for n in range(9)
+        tokenizer.encode_conversation([{"role": "user", "content": "x" * (3 * n)}], True).ids
+        for n in range(9)
     ]
     settings: dict[str, Any] = {
         "sampling": Sampling(max_tokens=MOST, temperature=0.9),
@@ -87,8 +88,6 @@ def test_masks_cover_exactly_the_completions(policy: Decoder, tiny_tokenizer: To
     assert len({len(c) for _, c in found}) > 2
     # the same answers again, straight from an engine
     seeded = Sampling(MOST, temperature=0.9, seed=3 * 1_000_003)
-    from sishu.batches.batch import draw
-
     chosen = [source.prompts[i] for i in draw(9, 9, 0, "prompts", 3)]
     engine = Engine(source.models.policy, tiny_tokenizer)
     engine.stop_ids = source.engine.stop_ids
@@ -174,7 +173,9 @@ def test_figures_are_those_of_the_answers(policy: Decoder, tiny_tokenizer: Token
             ids = torch.tensor([prompt + completion])
             ended = completion[-1] in stops
             scores.append((float(source.reward.model(ids)[0, -1]) - 0.5) / 2.0 - 0.25 * (not ended))
-            pair = [(m(ids[:, :-1])[0] / 0.9).log_softmax(-1) for m in (source.models.policy, source.reference)]
+            pair = [
+                (m(ids[:, :-1])[0] / 0.9).log_softmax(-1) for m in (source.models.policy, source.reference)
+            ]
             taken = [x.gather(1, ids[0, 1:, None])[len(prompt) - 1 :].sum() for x in pair]
             kls.append(float(taken[0] - taken[1]))
     f = source.figures
@@ -186,7 +187,9 @@ def test_figures_are_those_of_the_answers(policy: Decoder, tiny_tokenizer: Token
     assert 0 < f["entropy"] < np.log(320)
     # without discount and with λ = 1 the return at the first token is the whole reward of the answer
     whole = rollouts(policy, tiny_tokenizer, lam=1.0)
-    returns = torch.cat([b["returns"][torch.arange(len(b["mask"])), b["mask"].long().argmax(1)] for b in whole.batches(0)])
+    returns = torch.cat(
+        [b["returns"][torch.arange(len(b["mask"])), b["mask"].long().argmax(1)] for b in whole.batches(0)]
+    )
     expected = [score - 0.05 * kl for score, kl in zip(scores, kls, strict=True)]
     assert returns.tolist() == pytest.approx(expected, abs=1e-3)
 
@@ -230,17 +233,25 @@ def test_the_penalty_is_for_answers_that_do_not_end(policy: Decoder) -> None:
 
 
 def test_state_goes_through_json(policy: Decoder, tiny_tokenizer: Tokenizer) -> None:
-    one, two = rollouts(policy, tiny_tokenizer), rollouts(policy, tiny_tokenizer)
-    for step in range(3):
+    one, two = (
+        rollouts(policy, tiny_tokenizer, control=AdaptiveKL(0.05, 1e-4, 1000)) for _ in range(2)
+    )  # so small a target that the alarm would ring at the third step
+    for step in range(2):
         one.batches(step)
+        one.figures["kl"] = 1.0
         one.after(step, {"policy_loss": 1.0})
     two.restore(json.loads(json.dumps(one.state())))
     assert two.control.coefficient == one.control.coefficient != 0.05
     for source in (one, two):
+        assert not source.alarms.rung
         source.batches(3)
+        source.figures["kl"] = 1.0
         source.after(3, {})
+        assert len(source.alarms.rung) == 1
     assert one.state() == two.state()
-    assert all(torch.equal(a["returns"], b["returns"]) for a, b in zip(one.batches(4), two.batches(4), strict=True))
+    assert all(
+        torch.equal(a["returns"], b["returns"]) for a, b in zip(one.batches(4), two.batches(4), strict=True)
+    )
 
 
 def test_a_collapse_is_warned_of(

@@ -166,7 +166,10 @@ def test_activations_are_what_autograd_keeps(shape: DecoderConfig, bf16: bool) -
 @pytest.mark.parametrize("muon", [False, True])
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("micro_batch", [2, 8])
-def test_peak_of_training_is_what_the_profiler_sees(micro_batch: int, bf16: bool, muon: bool) -> None:
+def test_peak_of_training_is_what_the_profiler_sees(
+    micro_batch: int, bf16: bool, muon: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sishu.train.optimizer.has_fast_bf16", lambda device: bf16)
     shape = replace(SMALL, vocabulary=500)
     rate = 0.02 if muon else None
     settings = TrainSettings(batch=8, micro_batch=micro_batch, matrix_learning_rate=rate)

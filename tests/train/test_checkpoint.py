@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sishu.console import UserError
 from sishu.models.decoder import Decoder
@@ -73,8 +74,6 @@ def test_none_is_none(tmp_path: Path, tiny_decoder: Decoder) -> None:
     "damage", ["cut", "empty", "no tensors", "no state", "state", "list", "key", "model", "adamw", "muon"]
 )
 def test_damage_is_named(tmp_path: Path, tiny_decoder: Decoder, damage: str) -> None:
-    from safetensors.torch import load_file, save_file
-
     model, optimizer = trained(tiny_decoder, 1)
     save_checkpoint(tmp_path, model, optimizer, PROGRESS)
     folder = tmp_path / "step-00000007"

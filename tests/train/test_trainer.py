@@ -76,7 +76,10 @@ def ppo(decoder: Decoder, tokenizer: Tokenizer) -> Make:
             decoder,
             RewardScale(reward.eval(), 0.1, 2.0, 0.5),
             tokenizer,
-            [tokenizer.encode_conversation([{"role": "user", "content": "x" * n}], True).ids for n in range(5)],
+            [
+                tokenizer.encode_conversation([{"role": "user", "content": "x" * n}], True).ids
+                for n in range(5)
+            ],
             sampling=Sampling(max_tokens=6),
             control=AdaptiveKL(0.05, 0.01, 50),
             batch=settings.batch,
@@ -88,9 +91,7 @@ def ppo(decoder: Decoder, tokenizer: Tokenizer) -> Make:
             seed=context.seed,
             ptx=windows.batches,
         )
-        return Trainer(
-            models, PPO(0.2, 0.1, 1.0), source, settings, context, steps=STEPS, learning_rate=1e-3
-        )
+        return Trainer(models, PPO(0.2, 0.1, 1.0), source, settings, context, steps=STEPS, learning_rate=1e-3)
 
     return make
 

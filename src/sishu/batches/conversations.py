@@ -38,6 +38,8 @@ def read_conversations(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             item = json.loads(line)
+            if "\\ud" in line.lower():
+                write_conversations([item]).encode()  # raises ValueError for half a surrogate pair
             good = (
                 isinstance(item["messages"], list)
                 and item["messages"][-1]["role"] == "assistant"

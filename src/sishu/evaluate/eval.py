@@ -14,7 +14,7 @@ from sishu.console import say, show_table
 from sishu.corpus.table import read_split
 from sishu.evaluate.answering import answer_prompts, divergence, reward_answers, summary
 from sishu.evaluate.kneser_ney import KneserNey
-from sishu.evaluate.xz import xz_bits_per_byte
+from sishu.evaluate.xz import plain_xz_bits_per_byte, xz_bits_per_byte
 from sishu.generate.engine import Engine, Sampling
 from sishu.models.decoder import Decoder
 from sishu.models.folder import load_decoder, load_scorer
@@ -99,6 +99,7 @@ def _language(
         nats -= float(ngram.log_probabilities(document)[1:].sum())
     result[f"kneser_ney_{s.order}"] = round(bits_per_byte(nats, size), 5)
     result["xz"] = round(xz_bits_per_byte(texts["train"], texts["validation"]), 5)
+    result["xz_alone"] = round(plain_xz_bits_per_byte(texts["validation"]), 5)
     show_table(
         "Held-out text, bits per byte",
         ["", "bits"],

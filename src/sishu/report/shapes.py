@@ -18,7 +18,8 @@ NAMES = {
     "ppo": "after PPO",
     "ppo_without_ptx": "after PPO without ptx",
     "kneser_ney_5": "Kneser–Ney 5-gram",
-    "xz": "xz",
+    "xz": "xz, training text known",
+    "xz_alone": "xz, held-out text alone",
 }
 """What the page calls the models and baselines of eval.json, in the order they are shown."""
 

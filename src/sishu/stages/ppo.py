@@ -23,6 +23,18 @@ from sishu.stages.stage import Need, Stage
 from sishu.train.trainer import Trainer, TrainSettings
 
 
+class PpoTraining(TrainSettings):
+    """Answers per step, and Adam as the source papers set it."""
+
+    steps: int | None = Field(40, ge=1)
+    batch: int = Field(64, ge=1)
+    micro_batch: int = Field(32, ge=1)
+    learning_rate: float | None = Field(1e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-5, gt=0)
+    warmup: float = Field(0.05, ge=0, le=1)
+
+
 class PpoSettings(Section):
     """Rollouts, KL control, and the training."""
 
@@ -56,15 +68,7 @@ class PpoSettings(Section):
     """Weight of the pretraining loss mixed into every update; 0 leaves it out."""
     ptx_batch: int = Field(16, ge=1)
     """Windows of pretraining text per step."""
-    train: TrainSettings = TrainSettings(
-        steps=40,
-        batch=64,
-        micro_batch=32,
-        learning_rate=1e-4,
-        eps=1e-5,
-        betas=(0.9, 0.999),
-        warmup=0.05,
-    )
+    train: PpoTraining = PpoTraining()
 
 
 def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:

@@ -26,6 +26,17 @@ GLANCE = 40_000
 """Held-out tokens looked at while training; the final figure uses all."""
 
 
+class PretrainTraining(TrainSettings):
+    """Muon for the matrices; the rate falls over the last part of the run."""
+
+    batch: int = Field(8, ge=1)
+    micro_batch: int = Field(8, ge=1)
+    matrix_learning_rate: float | None = Field(0.01, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    warmup: float = Field(0.02, ge=0, le=1)
+    cooldown: float = Field(0.6, ge=0, le=1)
+
+
 class PretrainSettings(Section):
     """The model and its training."""
 
@@ -33,9 +44,7 @@ class PretrainSettings(Section):
     """Text to learn from, instead of a crawl: a file or folder of .txt, .md, .html, .jsonl, .parquet or WARC
     files (`sishu pretrain data=…` makes corpus and tokenizer from it first)."""
     model: ModelSettings = ModelSettings()
-    train: TrainSettings = Field(
-        default=TrainSettings(matrix_learning_rate=0.02, weight_decay=0.05, warmup=0.02, cooldown=0.6)
-    )
+    train: PretrainTraining = PretrainTraining()
 
 
 def work(s: PretrainSettings, context: StageContext) -> dict[str, Any]:

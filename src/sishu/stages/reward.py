@@ -29,6 +29,15 @@ RANKS = ("documented", "sampled", "another's", "damaged")
 """How the answers to a prompt are ranked, best first."""
 
 
+class RewardTraining(TrainSettings):
+    """Prompts per step; each brings all its ranked answers."""
+
+    batch: int = Field(16, ge=1)
+    micro_batch: int = Field(16, ge=1)
+    learning_rate: float | None = Field(5e-4, gt=0)
+    warmup: float = Field(0.05, ge=0, le=1)
+
+
 class RewardSettings(Section):
     """The rankings and the training."""
 
@@ -44,7 +53,7 @@ class RewardSettings(Section):
     """Longest answer sampled from the model."""
     epochs: float = Field(1.0, gt=0)
     """Passes over the prompts, unless train.steps says otherwise."""
-    train: TrainSettings = TrainSettings(learning_rate=5e-4, warmup=0.05, batch=16, micro_batch=16)
+    train: RewardTraining = RewardTraining()
 
 
 def ranked_answers(
@@ -84,7 +93,7 @@ def ranked_answers(
         if distinct and max(map(len, rows)) + len(prompt) <= limit:
             ranked.append(
                 {
-                    "question": items[index]["messages"][-2]["content"],
+                    "question": "".join(m["content"] for m in items[index]["messages"][-2:-1]),
                     "name": items[index].get("name", ""),
                     "prompt": prompt,
                     "answers": rows,

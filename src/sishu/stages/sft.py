@@ -30,6 +30,15 @@ from sishu.tokenizer.chat import Conversation
 from sishu.train.trainer import Trainer, TrainSettings
 
 
+class SftTraining(TrainSettings):
+    """AdamW alone, gently."""
+
+    batch: int = Field(64, ge=1)
+    micro_batch: int = Field(64, ge=1)
+    learning_rate: float | None = Field(1e-3, gt=0)
+    warmup: float = Field(0.05, ge=0, le=1)
+
+
 class SftSettings(Section):
     """The conversations and the training."""
 
@@ -42,7 +51,7 @@ class SftSettings(Section):
     """Share of the groups (modules, or single conversations) kept for evaluation."""
     epochs: float = Field(2.0, gt=0)
     """Passes over the conversations, unless train.steps says otherwise."""
-    train: TrainSettings = TrainSettings(learning_rate=1e-3, warmup=0.05, batch=64, micro_batch=64)
+    train: SftTraining = SftTraining()
 
 
 def split(items: list[dict[str, Any]], share: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -52,7 +61,7 @@ def split(items: list[dict[str, Any]], share: float) -> tuple[list[dict[str, Any
     keys = [str(item.get("group") or item["messages"]) for item in items]
     held = [is_held_out(key, share) for key in keys]
     if all(held) or not any(held):
-        count = max(1, round(share * len(items)))
+        count = min(max(1, round(share * len(items))), len(items) - 1)
         held = [i >= len(items) - count for i in range(len(items))]
     train = [item for item, out in zip(items, held, strict=True) if not out]
     return train, [item for item, out in zip(items, held, strict=True) if out]

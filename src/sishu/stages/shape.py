@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from sishu.config import Section
+from sishu.console import UserError
 from sishu.models.decoder import DecoderConfig
 from sishu.train.trainer import TrainSettings
 
@@ -42,12 +43,12 @@ class Plan:
 
 
 def derive_shape(m: ModelSettings, vocabulary: int) -> tuple[DecoderConfig, list[tuple[str, str, str]]]:
-    """Fill in what the settings leave open."""
+    """Fill in what the settings leave open; raises UserError when what they give does not go together."""
     reasons = []
     width = m.width or 64 * m.depth
     if m.width is None:
         reasons.append(("width", str(width), "64 × depth (nanochat's ratio)"))
-    head_width = 32 if width < 512 else 64
+    head_width = 64 if width % 64 == 0 else 32
     if m.heads is None:
         heads = max(1, width // head_width)
         reasons.append(("heads", str(heads), f"width / {head_width}"))
@@ -74,16 +75,19 @@ def derive_shape(m: ModelSettings, vocabulary: int) -> tuple[DecoderConfig, list
                 "8/3 × width, to a multiple of 64 (SwiGLU at equal cost)",
             )
         )
-    config = DecoderConfig(
-        vocabulary=vocabulary,
-        width=width,
-        layers=m.depth,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_width=head_width,
-        hidden=hidden,
-        context_length=m.context_length,
-    )
+    try:
+        config = DecoderConfig(
+            vocabulary=vocabulary,
+            width=width,
+            layers=m.depth,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_width=head_width,
+            hidden=hidden,
+            context_length=m.context_length,
+        )
+    except ValueError as error:
+        raise UserError(f"This shape cannot be built: {error}.") from error
     return config, reasons
 
 
@@ -93,8 +97,8 @@ def derive_plan(m: ModelSettings, t: TrainSettings, vocabulary: int, corpus_toke
     per_step = t.batch * m.context_length
     learning_rate = t.learning_rate
     if learning_rate is None:
-        learning_rate = 0.006 * math.sqrt(256 / config.width)
-        reasons.append(("learning_rate", f"{learning_rate:.4g}", "0.006 × √(256 / width)"))
+        learning_rate = 0.012 * math.sqrt(256 / config.width)
+        reasons.append(("learning_rate", f"{learning_rate:.4g}", "0.012 × √(256 / width)"))
     if t.steps is not None:
         steps = t.steps
     else:

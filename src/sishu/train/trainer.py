@@ -135,7 +135,12 @@ class Trainer:
 
     def finish(self) -> None:
         """Drop the checkpoints: call it when the stage's artifact is written."""
-        shutil.rmtree(self.context.folder / "checkpoint", ignore_errors=True)
+        folder = self.context.folder / "checkpoint"
+        if folder.exists():  # out of sight in one step: half of it, after a kill, would be a damaged one
+            hidden = folder.with_name(".checkpoint")
+            shutil.rmtree(hidden, ignore_errors=True)
+            folder.replace(hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
 
     def _step(self, step: int) -> dict[str, float]:
         s = self.settings
