@@ -289,7 +289,7 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Makes answers repeatable.", show_default=False)] = None,
 ) -> None:
     sampling = checked_sampling(temperature, max_tokens, top_p, seed)
-    raise typer.Exit(talk(models_of(run), stage, sampling))
+    sys.exit(talk(models_of(run), stage, sampling))
 
 
 @app.command(help="Serve a run's models: a chat page, and the OpenAI-compatible interface under /v1.")

@@ -108,7 +108,7 @@ def test_forgetting_is_announced(chat: Chat, capsys: pytest.CaptureFixture[str])
     assert chat.take("z" * 200)
     assert [m["content"][:3] for m in chat.messages[:3]] == ["yyy", "two", "zzz"]
     told = capsys.readouterr().err
-    assert "no longer fits 512 tokens" in told and "1 of 3" in told
+    assert "no longer fits 512 tokens" in told and "left out, 1 of 2." in told
 
 
 def test_a_question_longer_than_the_context_is_refused_and_changes_nothing(chat: Chat) -> None:

@@ -51,7 +51,8 @@ def reward_answers(
     pairs = list(zip(prompts, answers, strict=True))
     for at in range(0, len(pairs), 64):
         # the engine draws one token past the context, which no model can read
-        rows = [[*prompt, *answer.ids][: model.config.context_length] for prompt, answer in pairs[at : at + 64]]
+        some, limit = pairs[at : at + 64], model.config.context_length
+        rows = [[*prompt, *answer.ids][:limit] for prompt, answer in some]
         last = torch.tensor([len(row) - 1 for row in rows], device=device)
         scores = model(pad_right(rows, pad).to(device))
         rewards.append(scores.gather(1, last[:, None]).squeeze(1).cpu())

@@ -1,0 +1,155 @@
+"""What each training stage of a recipe will take: steps, tokens, operations, memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from sishu.models.decoder import DecoderConfig
+from sishu.nn.device import Precision
+from sishu.stages.cost import (
+    Flops,
+    Memory,
+    activation_bytes,
+    decoding,
+    forward,
+    logit_bytes,
+    memory,
+    muon_flops,
+)
+from sishu.stages.facts import Facts, Road
+from sishu.stages.ppo import PpoSettings
+from sishu.stages.reward import RANKS, RewardSettings
+from sishu.stages.sft import SftSettings
+from sishu.stages.shape import derive_plan
+from sishu.train.trainer import TrainSettings
+
+UNKNOWN_CORPUS = 1 << 60
+"""Stands for a corpus large enough for any plan."""
+KERNELS_FORWARD, KERNELS_LEARN, KERNELS_UPDATE = 55, 155, 33
+"""Kernels a block starts, counted on `Decoder` with a dispatch mode; each costs `Device.overhead`."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One training stage. `memory` is with float32 activations, `memory_bf16` with bfloat16 products."""
+
+    name: str
+    parameters: int
+    steps: int
+    tokens: int
+    """Trained on, over all steps and passes, padding included."""
+    flops: Flops
+    memory: Memory
+    memory_bf16: Memory
+    kernels: int
+    precision: Precision = "auto"
+    decode_steps: int = 0
+    """Tokens drawn one after another, each for a whole batch of rows."""
+    decode_bytes: int = 0
+    """Read for each of them: the weights in float32."""
+
+
+def _training(
+    name: str,
+    c: DecoderConfig,
+    t: TrainSettings,
+    steps: int,
+    length: int,
+    longest: int,
+    *,
+    learnt: float = 1.0,
+    kind: str = "",
+) -> StagePlan:
+    """A stage of rows of `length` tokens on average, the share `learnt` of which have logits."""
+    rows = t.batch * (len(RANKS) if kind == "scorer" else 1)
+    tokens = steps * rows * length
+    muon = muon_flops(c) * steps if t.matrix_learning_rate is not None else 0.0
+    micro = math.ceil(t.batch / t.micro_batch)
+    logits = round(learnt * longest * min(t.batch, t.micro_batch))
+    return StagePlan(
+        name=name,
+        parameters=c.parameters() + (c.width if kind else 0),
+        steps=steps,
+        tokens=tokens,
+        flops=forward(c, tokens, length, learnt * tokens) * 3 + Flops(optimizer=muon),
+        memory=memory(c, t, longest, False, logits=logits, kind=kind),
+        memory_bf16=memory(c, t, longest, True, logits=logits, kind=kind),
+        kernels=steps * c.layers * (micro * KERNELS_LEARN + KERNELS_UPDATE),
+        precision=t.precision,
+    )
+
+
+def sft_plan(s: SftSettings, c: DecoderConfig, f: Facts) -> StagePlan:
+    """Fine-tuning; logits only for the assistant's words."""
+    steps = s.train.steps or max(1, round(s.epochs * f.conversations / s.train.batch))
+    row, longest = min(f.row, c.context_length), min(f.longest, c.context_length)
+    return _training("sft", c, s.train, steps, row, longest, learnt=max(0.0, 1 - f.prompt / row))
+
+
+def reward_plan(s: RewardSettings, c: DecoderConfig, f: Facts) -> StagePlan:
+    """Drawing an answer for every prompt, then learning the ranking; answers as long as allowed."""
+    prompts = min(s.prompts, f.conversations)
+    length = min(c.context_length, f.prompt + s.max_tokens)
+    steps = s.train.steps or max(1, round(s.epochs * prompts / s.train.batch))
+    plan = _training("reward", c, s.train, steps, length, length, learnt=0.0, kind="scorer")
+    # drawn 128 at a time
+    drawn = (math.ceil(prompts / 128) + math.ceil(s.held_out_prompts / 128)) * s.max_tokens
+    return replace(
+        plan,
+        flops=plan.flops + decoding(c, prompts + s.held_out_prompts, f.prompt, s.max_tokens),
+        kernels=plan.kernels + drawn * c.layers * KERNELS_FORWARD,
+        decode_steps=drawn,
+        decode_bytes=4 * c.parameters(),
+    )
+
+
+def ppo_plan(s: PpoSettings, c: DecoderConfig, f: Facts) -> StagePlan:
+    """Each step draws answers as long as allowed; policy and reference with logits and value and reward
+    without read them once; then every pass trains policy and value on them and the policy on text (ptx)."""
+    t, context = s.train, c.context_length
+    steps, length = t.steps or 40, min(context, f.prompt + s.max_tokens)
+    tokens, ptx_rows = t.batch * length, s.ptx_batch if s.ptx_coefficient > 0 else 0
+    ptx = ptx_rows * context
+    read = forward(c, tokens, length, tokens) + forward(c, tokens, length, 0)
+    learn = (read + forward(c, ptx, context, ptx)) * 3
+    muon = 2 * muon_flops(c) if t.matrix_learning_rate is not None else 0.0
+    step = (
+        read * 2 + (learn + Flops(optimizer=muon)) * s.passes + decoding(c, t.batch, f.prompt, s.max_tokens)
+    )
+    micro, ptx_micro = math.ceil(t.batch / t.micro_batch), math.ceil(ptx_rows / t.micro_batch)
+    updates = s.passes * ((2 * micro + ptx_micro) * KERNELS_LEARN + 2 * KERNELS_UPDATE)
+    sides = []
+    for bf16 in (False, True):
+        m = memory(c, t, length, bf16, kind="ppo")
+        text = min(ptx_rows, t.micro_batch) * context
+        kept = max(m.activations, activation_bytes(c, text, bf16) + logit_bytes(c, text))
+        sides.append(replace(m, activations=kept))
+    return StagePlan(
+        name="ppo",
+        parameters=2 * c.parameters() + c.width,
+        steps=steps,
+        tokens=steps * s.passes * (tokens + ptx),
+        flops=step * steps,
+        memory=sides[0],
+        memory_bf16=sides[1],
+        kernels=steps * c.layers * (updates + (4 * micro + s.max_tokens) * KERNELS_FORWARD),
+        precision=t.precision,
+        decode_steps=steps * s.max_tokens,
+        decode_bytes=4 * c.parameters(),
+    )
+
+
+def plan_stages(road: Road, f: Facts) -> tuple[DecoderConfig, list[StagePlan]]:
+    """The model, and the training stages a recipe walks, in order."""
+    s = road.pretrain
+    shape = derive_plan(s.model, s.train, f.vocabulary, f.corpus_tokens or UNKNOWN_CORPUS)
+    c, length = shape.config, shape.config.context_length
+    every: dict[str, Callable[[], StagePlan]] = {
+        "pretrain": lambda: _training("pretrain", c, s.train, shape.steps, length, length),
+        "sft": lambda: sft_plan(road.sft, c, f),
+        "reward": lambda: reward_plan(road.reward, c, f),
+        "ppo": lambda: ppo_plan(road.ppo, c, f),
+    }
+    return c, [make() for name, make in every.items() if name in road.stages]
