@@ -105,7 +105,6 @@ def test_keys_of_a_single_stage_command_belong_to_it_unless_they_name_another() 
         "pretrain": {"model": {"depth": 1}},
     }
     assert given("pretrain", "data=x.txt", "corpus.held_out=0.1") == {
-        "pretrain": {"data": "x.txt"},
         "corpus": {"data": "x.txt", "held_out": 0.1},
     }
     assert given("corpus", "data=x.txt") == {"corpus": {"data": "x.txt"}}

@@ -48,20 +48,14 @@ Words = Annotated[
 ]
 RunFolder = Annotated[
     Path | None,
-    typer.Option(
-        "--run", help="The run's folder; default runs/NAME.", show_default=False
-    ),
+    typer.Option("--run", help="The run's folder; default runs/NAME.", show_default=False),
 ]
 RecipeName = Annotated[
     str | None,
-    typer.Option(
-        help="A recipe to take settings from; default: the run's own, else `text`."
-    ),
+    typer.Option(help="A recipe to take settings from; default: the run's own, else `text`."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
-RunArgument = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/quickstart.")
-]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/quickstart.")]
 
 
 @app.command(
@@ -69,20 +63,14 @@ RunArgument = Annotated[
     help="Walk a whole road: every stage of a recipe, leaving out what is done already.",
 )
 def run_recipe(
-    recipe: Annotated[
-        str, typer.Argument(help="A recipe's name, a .yaml file, or a run's folder.")
-    ],
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, a .yaml file, or a run's folder.")],
     words: Words = None,
     run: RunFolder = None,
     quiet: Quiet = False,
 ) -> None:
     set_quiet(quiet)
     chosen = load_recipe(recipe, parse_overrides(words or []))
-    folder = run or (
-        Path(recipe)
-        if (Path(recipe) / RECIPE_FILE).is_file()
-        else Path("runs") / chosen.name
-    )
+    folder = run or (Path(recipe) if (Path(recipe) / RECIPE_FILE).is_file() else Path("runs") / chosen.name)
     show_times(walk(chosen, folder, chosen.stages), chosen.stages)
     report = folder / "report" / "report.html"
     if report.is_file():
@@ -111,9 +99,7 @@ def _stage(
     print((folder / stage).resolve())
 
 
-@app.command(
-    help="Fetch web pages into a WARC archive, politely. Example: sishu crawl seeds=[https://…]"
-)
+@app.command(help="Fetch web pages into a WARC archive, politely. Example: sishu crawl seeds=[https://…]")
 def crawl(
     words: Words = None,
     run: RunFolder = None,
@@ -135,9 +121,7 @@ def corpus(
     _stage("corpus", words, run, recipe, quiet)
 
 
-@app.command(
-    help="Learn a byte-level BPE vocabulary. Example: sishu tokenizer data=my.txt vocabulary=2048"
-)
+@app.command(help="Learn a byte-level BPE vocabulary. Example: sishu tokenizer data=my.txt vocabulary=2048")
 def tokenizer(
     words: Words = None,
     run: RunFolder = None,
@@ -172,9 +156,7 @@ def sft(
     _stage("sft", words, run, recipe, quiet)
 
 
-@app.command(
-    help="Learn which answer is better, from ranked answers. Example: sishu reward --run runs/my"
-)
+@app.command(help="Learn which answer is better, from ranked answers. Example: sishu reward --run runs/my")
 def reward(
     words: Words = None,
     run: RunFolder = None,
@@ -222,21 +204,12 @@ def show(run: RunArgument) -> None:
     for name in STAGES:
         manifest = opened.manifest(name)
         if manifest is None:
-            state = (
-                "begun, not finished"
-                if (run / name / "begun.json").exists()
-                else "not made"
-            )
+            state = "begun, not finished" if (run / name / "begun.json").exists() else "not made"
             say(f"{name}: {state}")
             continue
         size = sum(about["bytes"] for about in manifest["outputs"].values())
-        inputs = (
-            ", ".join(f"{k} ({v['path']})" for k, v in manifest["inputs"].items())
-            or "none"
-        )
-        say(
-            f"{name}: {manifest['seconds']:,.1f} s, {size / 1e6:,.1f} MB, key {manifest['key'][:12]}"
-        )
+        inputs = ", ".join(f"{k} ({v['path']})" for k, v in manifest["inputs"].items()) or "none"
+        say(f"{name}: {manifest['seconds']:,.1f} s, {size / 1e6:,.1f} MB, key {manifest['key'][:12]}")
         say(f"  inputs: {inputs}")
         for figure, value in manifest["figures"].items():
             say(f"  {figure}: {_brief(value)}")
@@ -254,9 +227,7 @@ def _brief(value: Any) -> str:
 
 def _open(run: Path) -> Run:
     if not (run / RECIPE_FILE).is_file():
-        raise UserError(
-            f"{run} is no run folder: give one that `sishu run` made, such as runs/quickstart."
-        )
+        raise UserError(f"{run} is no run folder: give one that `sishu run` made, such as runs/quickstart.")
     return Run(run)
 
 
@@ -348,19 +319,13 @@ def main() -> None:
         code = 130
     except Exception as error:
         if is_disk_full(error):
-            warn(
-                "The disk is full: free some space; the same command then goes on where it was."
-            )
+            warn("The disk is full: free some space; the same command then goes on where it was.")
             sys.exit(2)
-        if hasattr(error, "format_message") and hasattr(
-            error, "exit_code"
-        ):  # click's usage errors
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's usage errors
             warn(f"{error.format_message()} See `sishu --help`.")
             sys.exit(2)
         traceback.print_exc()
-        warn(
-            "This is a fault in sishu, not in your input: please report it with the lines above."
-        )
+        warn("This is a fault in sishu, not in your input: please report it with the lines above.")
         sys.exit(1)
     if code == 130:  # typer's word for Ctrl-C
         warn("Stopped; the same command goes on where it was.")

@@ -45,9 +45,7 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     for key_node, _ in node.value:
         key = loader.construct_object(key_node)
         if key in seen:
-            raise yaml.YAMLError(
-                f"the key {key!r} is given twice, line {key_node.start_mark.line + 1}"
-            )
+            raise yaml.YAMLError(f"the key {key!r} is given twice, line {key_node.start_mark.line + 1}")
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -85,9 +83,7 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
         path, equals, value = word.partition("=")
         keys = path.split(".")
         if not equals or not all(keys):
-            raise UserError(
-                f"{word!r} is not an override: write key=value, such as train.steps=100."
-            )
+            raise UserError(f"{word!r} is not an override: write key=value, such as train.steps=100.")
         place = result
         for key in keys[:-1]:
             place = place.setdefault(key, {})
@@ -109,9 +105,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def build(
-    kind: type[S], data: Mapping[str, Any], origin: str = "the configuration"
-) -> S:
+def build(kind: type[S], data: Mapping[str, Any], origin: str = "the configuration") -> S:
     """A checked section; raises UserError with one sentence per mistake, at most three."""
     try:
         return kind.model_validate(dict(data))
@@ -131,9 +125,7 @@ def _sentence(kind: type[BaseModel], error: dict[str, Any]) -> str:
     if error["type"] == "missing":
         return f"the key {dotted!r} is missing"
     message = error["msg"].removeprefix("Value error, ")
-    shown = (
-        "" if isinstance(error["input"], Mapping) else f" (it is {error['input']!r})"
-    )
+    shown = "" if isinstance(error["input"], Mapping) else f" (it is {error['input']!r})"
     return f"{dotted or 'it'}: {message[0].lower()}{message[1:].rstrip('.')}{shown}"
 
 

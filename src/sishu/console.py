@@ -51,15 +51,11 @@ def warn(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def show_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
-) -> None:
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table, numbers to the right; printed even when quiet because it is a result."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(
-            column, justify="left" if index == 0 else "right", overflow="fold"
-        )
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(cell.replace("[", r"\[") for cell in row))
     _out.print(table)
@@ -89,9 +85,7 @@ class Bar:
 
     def _line(self, note: str, now: float) -> str:
         rate = (self.done - self._first) / max(now - self._start, 1e-9)
-        parts = [
-            f"{self.label}: {self.done:,}" + (f"/{self.total:,}" if self.total else "")
-        ]
+        parts = [f"{self.label}: {self.done:,}" + (f"/{self.total:,}" if self.total else "")]
         parts[0] += f" {self.unit}"
         parts.append(f"{rate:,.1f} {self.unit}/s")
         if self.total and rate > 0:
@@ -112,14 +106,10 @@ class Bar:
                 transient=True,
             )
             self._rich.start()
-            self._task = self._rich.add_task(
-                self.label, total=self.total, unit=self.unit, note="", rate=""
-            )
+            self._task = self._rich.add_task(self.label, total=self.total, unit=self.unit, note="", rate="")
         rate = (self.done - self._first) / max(time.monotonic() - self._start, 1e-9)
         assert self._task is not None
-        self._rich.update(
-            self._task, completed=self.done, note=note, rate=f"{rate:,.1f}/s"
-        )
+        self._rich.update(self._task, completed=self.done, note=note, rate=f"{rate:,.1f}/s")
 
     def close(self) -> None:
         """Take the display away."""

@@ -68,11 +68,7 @@ class Recipe(Section):
         for name in stages:
             if name not in STAGES:
                 near = difflib.get_close_matches(name, STAGES, n=1)
-                hint = (
-                    f"did you mean {near[0]!r}?"
-                    if near
-                    else f"known are {', '.join(STAGES)}"
-                )
+                hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(STAGES)}"
                 raise ValueError(f"there is no stage {name!r} ({hint})")
         return [name for name in STAGES if name in stages]
 
@@ -80,11 +76,7 @@ class Recipe(Section):
 def recipe_names() -> list[str]:
     """The recipes that come with sishu."""
     folder = resources.files("sishu") / "recipes"
-    return sorted(
-        f.name.removesuffix(".yaml")
-        for f in folder.iterdir()
-        if f.name.endswith(".yaml")
-    )
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
 
 
 def load_recipe(name: str, overrides: Mapping[str, Any]) -> Recipe:
@@ -98,19 +90,11 @@ def load_recipe(name: str, overrides: Mapping[str, Any]) -> Recipe:
     elif path.suffix in (".yaml", ".yml"):
         data = read_yaml(path)
     elif name in recipe_names():
-        data = read_yaml(
-            Path(str(resources.files("sishu") / "recipes" / f"{name}.yaml"))
-        )
+        data = read_yaml(Path(str(resources.files("sishu") / "recipes" / f"{name}.yaml")))
     else:
         near = difflib.get_close_matches(name, recipe_names(), n=1)
-        hint = (
-            f"did you mean {near[0]!r}?"
-            if near
-            else f"those that come with sishu are {recipe_names()}"
-        )
-        raise UserError(
-            f"There is no recipe {name!r}: give a .yaml file, a run folder, or a name ({hint})."
-        )
+        hint = f"did you mean {near[0]!r}?" if near else f"those that come with sishu are {recipe_names()}"
+        raise UserError(f"There is no recipe {name!r}: give a .yaml file, a run folder, or a name ({hint}).")
     return build(Recipe, merge(data, overrides), f"recipe {name}")
 
 
@@ -126,7 +110,7 @@ def stage_overrides(stage: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         mine = key not in general or (key in fields and not isinstance(value, Mapping))
         (own if mine else result)[key] = value
     if stage in ("tokenizer", "pretrain") and "data" in own:
-        result = merge(result, {"corpus": {"data": own["data"]}})
+        result = merge(result, {"corpus": {"data": own.pop("data")}})
     return merge(result, {stage: own}) if own else result
 
 
@@ -179,9 +163,7 @@ def _do(stage: Stage, recipe: Recipe, run: Run, walked: Sequence[str]) -> None:
         context,
         figures,
     ):
-        say(
-            f"{stage.name}: {'going on where it stopped' if context.resumed else stage.purpose}"
-        )
+        say(f"{stage.name}: {'going on where it stopped' if context.resumed else stage.purpose}")
         figures |= stage.work(settings, context)
         if recipe.price_per_hour is not None:
             figures["cost"] = round(context.seconds() / 3600 * recipe.price_per_hour, 6)

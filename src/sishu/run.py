@@ -94,11 +94,7 @@ class Run:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            pid = (
-                owner.read_text(encoding="utf-8").strip()
-                if owner.exists()
-                else "unknown"
-            )
+            pid = owner.read_text(encoding="utf-8").strip() if owner.exists() else "unknown"
             raise UserError(
                 f"Another process (pid {pid}) is working on {self.folder}: wait for it, stop it, or "
                 "choose another folder with --run."
@@ -120,14 +116,8 @@ class Run:
         manifest = self.manifest(stage)
         if manifest is None or manifest.get("key") != key:
             return False
-        files = (
-            (self.folder / stage / name, about)
-            for name, about in manifest["outputs"].items()
-        )
-        return all(
-            path.is_file() and path.stat().st_size == about["bytes"]
-            for path, about in files
-        )
+        files = ((self.folder / stage / name, about) for name, about in manifest["outputs"].items())
+        return all(path.is_file() and path.stat().st_size == about["bytes"] for path, about in files)
 
     @contextmanager
     def begin(
@@ -195,18 +185,14 @@ class Run:
         """An artifact (file or folder) of a finished stage as another stage's input."""
         manifest = self.manifest(stage)
         if manifest is None:
-            raise UserError(
-                f"{self.folder} has no finished {stage} stage: run `sishu {stage}` first."
-            )
+            raise UserError(f"{self.folder} has no finished {stage} stage: run `sishu {stage}` first.")
         files = {
             name: about["sha256"]
             for name, about in sorted(manifest["outputs"].items())
             if path in (".", name) or name.startswith(path + "/")
         }
         if not files:
-            raise UserError(
-                f"The {stage} stage of {self.folder} has no {path}: run it again."
-            )
+            raise UserError(f"The {stage} stage of {self.folder} has no {path}: run it again.")
         return Input(self.folder / stage / path, sha256(dump_json(files).encode()))
 
 
@@ -236,9 +222,7 @@ def _visible_files(folder: Path) -> Iterator[Path]:
             yield file
 
 
-def stage_key(
-    stage: str, settings: BaseModel, inputs: Mapping[str, Input], seed: int
-) -> str:
+def stage_key(stage: str, settings: BaseModel, inputs: Mapping[str, Input], seed: int) -> str:
     """The digest of all that decides a stage's bytes."""
     parts = {
         "stage": stage,
@@ -295,9 +279,9 @@ def _is_module(name: str) -> bool:
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error, of whatever library, says that the disk is full."""
-    return (
-        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    ) or ("No space left on device" in str(error))
+    return (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or (
+        "No space left on device" in str(error)
+    )
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -320,9 +304,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}): delete its folder and run again."
-        ) from error
+        raise UserError(f"{path} cannot be read ({error}): delete its folder and run again.") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} is damaged: delete its folder and run again.")
     return data
@@ -342,9 +324,7 @@ def file_digest(path: Path) -> str:
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers."""
     names = ("sishu", "torch", "numpy", "tokenizers")
-    return {"python": platform.python_version()} | {
-        n: importlib.metadata.version(n) for n in names
-    }
+    return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
 
 
 @cache
@@ -376,11 +356,7 @@ def _outputs(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    return (
-        path.relative_to(folder).as_posix()
-        if path.is_relative_to(folder)
-        else str(path)
-    )
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
 
 def _now() -> str:

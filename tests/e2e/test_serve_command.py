@@ -34,6 +34,8 @@ sft:
   data: conversations.jsonl
   train: {steps: 2, batch: 2, micro_batch: 2}
 """
+LICENSE = Path(__file__).parents[2] / "LICENSE"
+"""Real prose that every checkout has."""
 Served = tuple[subprocess.Popen[str], str]
 
 
@@ -52,13 +54,8 @@ def run_to_end(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("serve")
-    for name in ("recipe.yaml", "text.txt", "conversations.jsonl"):
-        assert not (folder / name).exists()
     (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
-    sentences = [
-        f"Lesson {n} asks how a school of {n * 7} pupils reads page {n * n} aloud." for n in range(1, 60)
-    ]
-    (folder / "text.txt").write_text("\n".join(sentences), encoding="utf-8")
+    (folder / "text.txt").write_bytes(LICENSE.read_bytes())
     lines = [
         {
             "messages": [

@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 
-HOSTILE = (
-    "</script><script>alert(1)</script> {{7*7}} <img src=x onerror=y> zero\u200bwidth 你好 👩‍🔬"
-)
+HOSTILE = "</script><script>alert(1)</script> {{7*7}} <img src=x onerror=y> zero\u200bwidth 你好 👩‍🔬"
 
 SECONDS = {
     "crawl": 640.0,
@@ -48,9 +46,7 @@ def manifest(stage: str, before: list[str], figures: dict[str, Any]) -> dict[str
         "key": digest(f"{stage} key"),
         "config_digest": digest(f"{stage} config"),
         "code_digest": digest("code"),
-        "inputs": {
-            name: {"path": f"../{name}", "digest": digest(f"{name} key")} for name in before
-        },
+        "inputs": {name: {"path": f"../{name}", "digest": digest(f"{name} key")} for name in before},
         "seed": 20260501,
         "versions": {"sishu": "0.1.0", "python": "3.11.9", "torch": "2.13.0"},
         "machine": {"cpu": "Example 9000", "cores": 8, "threads": 8, "device": "cpu"},
@@ -221,9 +217,7 @@ def write_run(
             for name, into, out, characters_in, characters_out, reasons in FUNNEL
         ]
         damaged = {"not a response": 52, "too large": 3}
-        write_json(
-            folder / "corpus" / "funnel.json", {"damaged": damaged, "steps": steps_of_funnel}
-        )
+        write_json(folder / "corpus" / "funnel.json", {"damaged": damaged, "steps": steps_of_funnel})
         rejects = [
             {
                 "url": f"https://docs.example.org/page/{index}?a=1&b=<2>",

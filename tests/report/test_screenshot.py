@@ -41,9 +41,7 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-def test_page_fits_and_is_silent(
-    browser: Any, make_run: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_page_fits_and_is_silent(browser: Any, make_run: Callable[..., Path], tmp_path: Path) -> None:
     page_file = tmp_path / "report.html"
     page_file.write_text(build(make_run()), encoding="utf-8")
     OUTPUT.mkdir(exist_ok=True)
@@ -83,9 +81,7 @@ def test_page_fits_and_is_silent(
         page.close()
 
 
-def test_anchor_leads_to_lineage(
-    browser: Any, make_run: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_anchor_leads_to_lineage(browser: Any, make_run: Callable[..., Path], tmp_path: Path) -> None:
     page_file = tmp_path / "report.html"
     page_file.write_text(build(make_run()), encoding="utf-8")
     page = browser.new_page(viewport={"width": 1280, "height": 900})

@@ -144,7 +144,7 @@ def test_the_stage_learns_the_ranking(tmp_path: Path, tiny_model_folder: Path) -
     )
     scorer, tokenizer = load_scorer(folder / "model")
     scores = score(scorer, load_rankings(folder / "rankings-train.jsonl"), tokenizer.pad)
-    scale = json.loads((folder / "scale.json").read_text())
+    scale = json.loads((folder / "model" / "scale.json").read_text())
     assert scale["mean"] == pytest.approx(float(scores[:, 1].mean()), abs=1e-4)
     assert scale["deviation"] == pytest.approx(float(scores[:, 1].std()), abs=1e-4)
     theirs = AutoModelForSequenceClassification.from_pretrained(folder / "model").eval()

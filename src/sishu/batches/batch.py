@@ -28,9 +28,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        return Batch(
-            {k: v.to(device) for k, v in self.tensors.items()}, self.share, self.kind
-        )
+        return Batch({k: v.to(device) for k, v in self.tensors.items()}, self.share, self.kind)
 
 
 class Source(Protocol):

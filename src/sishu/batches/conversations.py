@@ -24,11 +24,7 @@ def read_conversations(path: Path) -> list[dict[str, Any]]:
     """
     found: list[dict[str, Any]] = []
     try:
-        data = (
-            gzip.decompress(path.read_bytes())
-            if path.suffix == ".gz"
-            else path.read_bytes()
-        )
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         # not splitlines(), which also cuts at U+2028 and U+0085: JSON may hold both inside a string
         lines = data.decode("utf-8-sig").split("\n")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
@@ -40,10 +36,7 @@ def read_conversations(path: Path) -> list[dict[str, Any]]:
             item = json.loads(line)
             if "\\ud" in line.lower():
                 write_conversations([item]).encode()  # raises ValueError for half a surrogate pair
-            good = (
-                isinstance(item["messages"], list)
-                and item["messages"][-1]["role"] == "assistant"
-            )
+            good = isinstance(item["messages"], list) and item["messages"][-1]["role"] == "assistant"
         except (ValueError, KeyError, TypeError, IndexError):
             good = False
         if not good:
@@ -74,10 +67,7 @@ def learning_batch(rows: Sequence[Conversation], pad: int, share: float) -> Batc
     """`ids` and `targets`, both (B, T): targets are ignored outside answers and padding."""
     ids = pad_right([row.ids for row in rows], pad)
     targets = pad_right(
-        [
-            [i if m else IGNORED for i, m in zip(r.ids, r.mask, strict=True)]
-            for r in rows
-        ],
+        [[i if m else IGNORED for i, m in zip(r.ids, r.mask, strict=True)] for r in rows],
         IGNORED,
     )
     return Batch({"ids": ids[:, :-1], "targets": targets[:, 1:]}, share, kind="tokens")
@@ -90,10 +80,7 @@ def in_micro_batches(
     ordered = sorted(rows, key=lambda row: len(row.ids))
     total = sum(sum(row.mask) for row in ordered)
     parts = [ordered[i : i + micro_batch] for i in range(0, len(ordered), micro_batch)]
-    return [
-        learning_batch(p, pad, share * sum(sum(r.mask) for r in p) / total)
-        for p in parts
-    ]
+    return [learning_batch(p, pad, share * sum(sum(r.mask) for r in p) / total) for p in parts]
 
 
 class Conversations(Stateless):
@@ -112,9 +99,7 @@ class Conversations(Stateless):
 
     def batches(self, step: int) -> list[Batch]:
         chosen = draw(len(self.rows), self.batch, step, "conversations", self.seed)
-        return in_micro_batches(
-            [self.rows[i] for i in chosen], self.pad, self.micro_batch
-        )
+        return in_micro_batches([self.rows[i] for i in chosen], self.pad, self.micro_batch)
 
 
 class Rankings(Stateless):
@@ -133,10 +118,7 @@ class Rankings(Stateless):
 
     def batches(self, step: int) -> list[Batch]:
         """`ids` (B·K, T) in rank order within each prompt, `last` (B·K,) the index of each row's end."""
-        chosen = [
-            self.prompts[i]
-            for i in draw(len(self.prompts), self.batch, step, "ranks", self.seed)
-        ]
+        chosen = [self.prompts[i] for i in draw(len(self.prompts), self.batch, step, "ranks", self.seed)]
         return [
             ranking_batch(part, self.pad, len(part) / len(chosen))
             for i in range(0, len(chosen), self.micro_batch)
@@ -144,9 +126,7 @@ class Rankings(Stateless):
         ]
 
 
-def ranking_batch(
-    prompts: Sequence[Sequence[list[int]]], pad: int, share: float
-) -> Batch:
+def ranking_batch(prompts: Sequence[Sequence[list[int]]], pad: int, share: float) -> Batch:
     """See `Rankings.batches`; every prompt must have the same number of answers."""
     rows = [row for prompt in prompts for row in prompt]
     return Batch(

@@ -64,9 +64,7 @@ class Windows(Stateless):
         """Batches with `ids` and `targets`, both (B, T) int64."""
         span = np.arange(self.context_length + 1)
         rows = []
-        for place, window in enumerate(
-            draw(self.per_epoch, self.batch, step, "windows", self.seed)
-        ):
+        for place, window in enumerate(draw(self.per_epoch, self.batch, step, "windows", self.seed)):
             epoch = (step * self.batch + place) // self.per_epoch
             offset = shuffled(self.context_length, "offset", self.seed, epoch)[0]
             at = (offset + window * self.context_length + span) % len(self.tokens)

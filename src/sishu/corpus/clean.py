@@ -41,6 +41,9 @@ class CleanSettings(Section):
         default=0.0, ge=0, le=1, description="Lowest probability of the identified language."
     )
     min_characters: int = Field(default=100, ge=1, description="Shortest document to keep, in characters.")
+    quality: bool = Field(
+        default=True, description="Refuse pages that the rules of the quality step find wanting."
+    )
     near_duplicates: bool = Field(
         default=True, description="Drop pages that say nearly the same as an earlier one."
     )
@@ -183,7 +186,7 @@ def _clean_one(
         if settings.repeated_passages:
             # What a later step will cut anyway must not condemn the page: API pages repeat a lot.
             text = dedup.PassageFilter().cut(text)
-        if reason := quality.judge(text):
+        if settings.quality and (reason := quality.judge(text)):
             raise Rejected(reason)
         return document
 

@@ -20,7 +20,7 @@ from sishu.models.decoder import Decoder
 from sishu.models.folder import load_decoder, load_scorer
 from sishu.nn.device import best_device
 from sishu.run import StageContext, dump_json, read_json, write_atomic
-from sishu.stages.reward import accuracy_by_pair, load_rankings, score
+from sishu.stages.reward import SCALE, accuracy_by_pair, load_rankings, score
 from sishu.stages.sft import answer_loss
 from sishu.stages.stage import Need, Stage
 from sishu.tokenizer.tokenizer import Tokenizer
@@ -78,24 +78,16 @@ def _language(
         for side in ("train", "validation")
     }
     size = sum(len(t.encode()) for t in texts["validation"])
-    held_out = read_tokens(
-        context.inputs["validation_tokens"], tokenizer.vocabulary_size
-    )
+    held_out = read_tokens(context.inputs["validation_tokens"], tokenizer.vocabulary_size)
     result = {}
     for name, model in models.items():
         stride = model.config.context_length // 2
-        nats, _ = held_out_nats(
-            model, held_out, tokenizer.bos, stride=stride, precision="fp32"
-        )
+        nats, _ = held_out_nats(model, held_out, tokenizer.bos, stride=stride, precision="fp32")
         result[name] = round(bits_per_byte(nats, size), 5)
-    train_documents = read_documents(
-        context.inputs["train_tokens"], tokenizer.vocabulary_size
-    )
+    train_documents = read_documents(context.inputs["train_tokens"], tokenizer.vocabulary_size)
     ngram = KneserNey(s.order).fit(train_documents, tokenizer.vocabulary_size)
     nats = 0.0
-    for document in read_documents(
-        context.inputs["validation_tokens"], tokenizer.vocabulary_size
-    ):
+    for document in read_documents(context.inputs["validation_tokens"], tokenizer.vocabulary_size):
         nats -= float(ngram.log_probabilities(document)[1:].sum())
     result[f"kneser_ney_{s.order}"] = round(bits_per_byte(nats, size), 5)
     result["xz"] = round(xz_bits_per_byte(texts["train"], texts["validation"]), 5)
@@ -126,20 +118,18 @@ def _questions(
     rows = encode_all(items, tokenizer, limit)
     sampling = Sampling(max_tokens=s.max_tokens, seed=context.seed)
     answers = {
-        name: answer_prompts(Engine(model, tokenizer), prompts, sampling)
-        for name, model in models.items()
+        name: answer_prompts(Engine(model, tokenizer), prompts, sampling) for name, model in models.items()
     }
     result: dict[str, Any] = {
         "answers": {
-            name: {"loss": round(answer_loss(model, rows, tokenizer.pad, "fp32"), 5)}
-            | summary(answers[name])
+            name: {"loss": round(answer_loss(model, rows, tokenizer.pad, "fp32"), 5)} | summary(answers[name])
             for name, model in models.items()
         }
     }
     if "reward" in context.inputs:
         scorer, _ = load_scorer(context.inputs["reward"])
         scorer.to(best_device()).eval()
-        scale = read_json(context.inputs["scale"])
+        scale = read_json(context.inputs["reward"] / SCALE)
         rankings = load_rankings(context.inputs["rankings"])
         pairs = accuracy_by_pair(score(scorer, rankings, tokenizer.pad))
         result["reward"] = {
@@ -154,9 +144,7 @@ def _questions(
         }
     if "ppo" in models:
         result["kl"] = {
-            "mean": divergence(
-                models["ppo"], models["sft"], prompts, answers["ppo"], tokenizer.pad
-            )
+            "mean": divergence(models["ppo"], models["sft"], prompts, answers["ppo"], tokenizer.pad)
         }
         settings = read_json(context.inputs["ppo"].parent / "manifest.json")["figures"]
         result["kl"]["target"] = settings["kl_target"]
@@ -181,10 +169,7 @@ def _show(
     cool = Sampling(max_tokens=s.max_tokens, temperature=0.3, seed=seed)
     samples = []
     for item, prompt in zip(items[: s.samples], prompts[: s.samples], strict=True):
-        told = {
-            name: engine.complete([prompt], cool)[0].text
-            for name, engine in engines.items()
-        }
+        told = {name: engine.complete([prompt], cool)[0].text for name, engine in engines.items()}
         question = item["messages"][-2]["content"]
         samples.append(
             {
@@ -208,20 +193,13 @@ def _continuations(
     tokenizer: Tokenizer,
 ) -> list[dict[str, Any]]:
     """Held-out beginnings continued, for a run without questions."""
-    tokens = read_documents(
-        context.inputs["validation_tokens"], tokenizer.vocabulary_size
-    )
+    tokens = read_documents(context.inputs["validation_tokens"], tokenizer.vocabulary_size)
     samples = []
     for document in tokens[: s.samples]:
         prompt = [int(i) for i in document[: min(24, max(1, len(document) // 2))]]
         cool = Sampling(max_tokens=s.max_tokens, temperature=0.7, seed=context.seed)
-        told = {
-            n: Engine(m, tokenizer).complete([prompt], cool)[0].text
-            for n, m in models.items()
-        }
-        reference = tokenizer.decode(
-            [int(i) for i in document[len(prompt) : len(prompt) + s.max_tokens]]
-        )
+        told = {n: Engine(m, tokenizer).complete([prompt], cool)[0].text for n, m in models.items()}
+        reference = tokenizer.decode([int(i) for i in document[len(prompt) : len(prompt) + s.max_tokens]])
         samples.append(
             {
                 "question": tokenizer.decode(prompt),
@@ -245,7 +223,6 @@ STAGE = Stage(
         Need("sft", "sft", "model", optional=True),
         Need("questions", "sft", "conversations-validation.jsonl", optional=True),
         Need("reward", "reward", "model", optional=True),
-        Need("scale", "reward", "scale.json", optional=True),
         Need("rankings", "reward", "rankings-validation.jsonl", optional=True),
         Need("ppo", "ppo", "model", optional=True),
     ),

@@ -26,9 +26,7 @@ class CollapseAlarms:
 
     def watch(self, step: int, figures: dict[str, float]) -> list[str]:
         """Alarms that ring at this step, each a sentence; needs repetition, length, entropy and kl."""
-        self.first = self.first or {
-            name: figures[name] for name in ("repetition", "length", "entropy")
-        }
+        self.first = self.first or {name: figures[name] for name in ("repetition", "length", "entropy")}
         first = self.first
         signs = {
             "repetition": figures["repetition"] > first["repetition"] + 0.1,
@@ -40,11 +38,7 @@ class CollapseAlarms:
         for name, bad in signs.items():
             self.wrong[name] = self.wrong.get(name, 0) + 1 if bad else 0
             if self.wrong[name] == self.patience:
-                since = (
-                    f"{first[name]:.3g} at the start"
-                    if name in first
-                    else f"limit {self.kl_limit:g}"
-                )
+                since = f"{first[name]:.3g} at the start" if name in first else f"limit {self.kl_limit:g}"
                 new.append(f"step {step}: {name} is {figures[name]:.3g} ({since})")
         self.rung += new
         return new

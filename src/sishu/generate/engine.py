@@ -52,9 +52,7 @@ class Engine:
         model, tokenizer = load_decoder(folder)
         return cls(model.to(best_device()), tokenizer)
 
-    def complete(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling
-    ) -> list[Completion]:
+    def complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
         """One completion per prompt, all in one batch."""
         ids: list[list[int]] = [[] for _ in prompts]
         for row, token in self._tokens(prompts, sampling):
@@ -92,18 +90,14 @@ class Engine:
         yield Piece(held + decoder.finish(), ids, "length")
 
     @torch.inference_mode()
-    def _tokens(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling
-    ) -> Iterator[tuple[int, int]]:
+    def _tokens(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[tuple[int, int]]:
         """(row, token) as they are drawn. A row ends with a stop token, at `max_tokens`, or at the end of
         the context."""
         longest = max(map(len, prompts))
         if not all(prompts):
             raise ValueError("a prompt needs at least one token")
         if longest > self.context_length:
-            raise ValueError(
-                f"a prompt of {longest} tokens exceeds the context of {self.context_length}"
-            )
+            raise ValueError(f"a prompt of {longest} tokens exceeds the context of {self.context_length}")
         device = self.model.embedding.weight.device
         generator = torch.Generator().manual_seed(
             secrets.randbits(63) if sampling.seed is None else sampling.seed
@@ -135,11 +129,7 @@ class Engine:
                     continue
                 made[row] += 1
                 full = len(prompts[row]) + made[row] >= self.context_length + 1
-                alive[row] = (
-                    token not in self.stop_ids
-                    and made[row] < sampling.max_tokens
-                    and not full
-                )
+                alive[row] = token not in self.stop_ids and made[row] < sampling.max_tokens and not full
                 yield row, token
             if not any(alive):
                 return

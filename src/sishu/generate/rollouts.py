@@ -36,9 +36,7 @@ class RewardScale:
     """The reward model's scores shifted and scaled so that reference answers have mean 0 and deviation 1,
     with a penalty for an answer that does not end."""
 
-    def __init__(
-        self, model: Scorer, mean: float, deviation: float, unended_penalty: float = 0.0
-    ) -> None:
+    def __init__(self, model: Scorer, mean: float, deviation: float, unended_penalty: float = 0.0) -> None:
         self.model, self.mean, self.deviation = model, mean, deviation
         self.unended_penalty = unended_penalty
 
@@ -46,9 +44,7 @@ class RewardScale:
     def __call__(self, ids_BT: Tensor, last_B: Tensor, ended_B: Tensor) -> Tensor:
         """Scores (B,) of rows of ids padded on the right, read at `last_B`."""
         raw: Tensor = self.model(ids_BT).gather(1, last_B[:, None]).squeeze(1)
-        return (raw - self.mean) / self.deviation - self.unended_penalty * (
-            ~ended_B
-        ).float()
+        return (raw - self.mean) / self.deviation - self.unended_penalty * (~ended_B).float()
 
 
 class Rollouts:
@@ -93,10 +89,7 @@ class Rollouts:
         self.figures: dict[str, float] = {}
 
     def batches(self, step: int) -> list[Batch]:
-        chosen = [
-            self.prompts[i]
-            for i in draw(len(self.prompts), self.batch, step, "prompts", self.seed)
-        ]
+        chosen = [self.prompts[i] for i in draw(len(self.prompts), self.batch, step, "prompts", self.seed)]
         seeded = Sampling(
             self.sampling.max_tokens,
             temperature=self.sampling.temperature,
@@ -108,17 +101,14 @@ class Rollouts:
             key=lambda pair: len(pair[0]) + len(pair[1].ids),
         )
         parts = [
-            self._measure(pairs[i : i + self.micro_batch])
-            for i in range(0, len(pairs), self.micro_batch)
+            self._measure(pairs[i : i + self.micro_batch]) for i in range(0, len(pairs), self.micro_batch)
         ]
         self._note([answer for _, answer in pairs], parts)
         total = sum(int(p["mask"].sum()) for p in parts)
         return self._with_advantages(parts, total) + self.ptx(step)
 
     @torch.no_grad()
-    def _measure(
-        self, pairs: Sequence[tuple[list[int], Completion]]
-    ) -> dict[str, Tensor]:
+    def _measure(self, pairs: Sequence[tuple[list[int], Completion]]) -> dict[str, Tensor]:
         device = next(self.models.parameters()).device
         rows = [[*prompt, *answer.ids] for prompt, answer in pairs]
         ids = pad_right(rows, self.tokenizer.pad).to(device)
@@ -126,21 +116,13 @@ class Rollouts:
         starts = torch.tensor([len(prompt) for prompt, _ in pairs], device=device)
         ends = torch.tensor([len(row) for row in rows], device=device)
         mask = (place >= starts[:, None]) & (place < ends[:, None])
-        ended = torch.tensor(
-            [answer.finish == "stop" for _, answer in pairs], device=device
-        )
+        ended = torch.tensor([answer.finish == "stop" for _, answer in pairs], device=device)
         with autocast(device, self.precision):
-            log_p, entropy = log_probabilities(
-                self.models.policy, ids, self.sampling.temperature
-            )
-            reference, _ = log_probabilities(
-                self.reference, ids, self.sampling.temperature
-            )
+            log_p, entropy = log_probabilities(self.models.policy, ids, self.sampling.temperature)
+            reference, _ = log_probabilities(self.reference, ids, self.sampling.temperature)
             values = self.models.value(ids[:, :-1])
             scores = self.reward(ids, ends - 1, ended)
-        rewards = token_rewards(
-            scores, log_p, reference, mask, self.control.coefficient
-        )
+        rewards = token_rewards(scores, log_p, reference, mask, self.control.coefficient)
         return {
             "ids": ids,
             "mask": mask,
@@ -152,17 +134,10 @@ class Rollouts:
             "entropy": entropy,
         }
 
-    def _with_advantages(
-        self, parts: list[dict[str, Tensor]], total: int
-    ) -> list[Batch]:
-        estimates = [
-            advantages(p["rewards"], p["values"], p["mask"], self.gamma, self.lam)
-            for p in parts
-        ]
+    def _with_advantages(self, parts: list[dict[str, Tensor]], total: int) -> list[Batch]:
+        estimates = [advantages(p["rewards"], p["values"], p["mask"], self.gamma, self.lam) for p in parts]
         # whitened over the whole step, so that micro-batches do not change the gradient
-        flat = torch.cat(
-            [a[p["mask"]] for (a, _), p in zip(estimates, parts, strict=True)]
-        )
+        flat = torch.cat([a[p["mask"]] for (a, _), p in zip(estimates, parts, strict=True)])
         white = whiten(flat, torch.ones_like(flat, dtype=torch.bool))
         batches, at = [], 0
         for part, (advantage, returns) in zip(parts, estimates, strict=True):
@@ -176,9 +151,7 @@ class Rollouts:
             batches.append(Batch(kept, share=count / total, kind="rollouts"))
         return batches
 
-    def _note(
-        self, answers: Sequence[Completion], parts: Sequence[dict[str, Tensor]]
-    ) -> None:
+    def _note(self, answers: Sequence[Completion], parts: Sequence[dict[str, Tensor]]) -> None:
         scores = torch.cat([p["scores"] for p in parts])
         entropies = torch.cat([p["entropy"][p["mask"]] for p in parts])
         count = len(answers)

@@ -31,9 +31,7 @@ class Sampling:
     """Strings that end the answer and are not part of it."""
 
 
-def adjust(
-    logits_BV: Tensor, sampling: Sampling, seen_BV: Tensor | None = None
-) -> Tensor:
+def adjust(logits_BV: Tensor, sampling: Sampling, seen_BV: Tensor | None = None) -> Tensor:
     """Logits after penalty, temperature, top-k and top-p, in float32; excluded tokens are -inf.
 
     `seen_BV` is a boolean mask of tokens already in the text, used by the repetition penalty.
@@ -41,9 +39,7 @@ def adjust(
     logits = logits_BV.float()
     if sampling.repetition_penalty != 1.0 and seen_BV is not None:
         penalty = sampling.repetition_penalty
-        logits = torch.where(
-            seen_BV, torch.where(logits > 0, logits / penalty, logits * penalty), logits
-        )
+        logits = torch.where(seen_BV, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
     if sampling.temperature >= COLDEST:
         logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
@@ -69,8 +65,4 @@ def choose(
     if sampling.temperature < COLDEST:
         return logits.argmax(-1)
     probabilities = logits.softmax(-1).cpu()
-    return (
-        torch.multinomial(probabilities, 1, generator=generator)
-        .squeeze(-1)
-        .to(logits.device)
-    )
+    return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1).to(logits.device)

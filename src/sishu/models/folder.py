@@ -18,6 +18,8 @@ from sishu.tokenizer.tokenizer import Tokenizer
 
 WEIGHTS, CONFIG, GENERATION = "model.safetensors", "config.json", "generation_config.json"
 SCORE_NAME = "score.weight"
+FINGERPRINT = "tokenizer_fingerprint"
+"""Our own field of `config.json`: which tokenizer the model was trained with."""
 
 
 def save_model(model: Decoder | Scorer, tokenizer: Tokenizer, folder: Path) -> None:
@@ -33,6 +35,7 @@ def save_model(model: Decoder | Scorer, tokenizer: Tokenizer, folder: Path) -> N
         "bos_token_id": tokenizer.bos,
         "eos_token_id": tokenizer.end,
         "pad_token_id": tokenizer.pad,
+        FINGERPRINT: tokenizer.fingerprint(),
     }
     if isinstance(model, Scorer):
         weights[SCORE_NAME] = model.score.weight
@@ -57,6 +60,7 @@ def save_model(model: Decoder | Scorer, tokenizer: Tokenizer, folder: Path) -> N
         temporary,
         metadata={"format": "pt"},
     )
+    temporary.chmod(0o644)  # the library writes for the owner alone
     temporary.replace(folder / WEIGHTS)
 
 
@@ -80,11 +84,13 @@ def load_scorer(folder: Path) -> tuple[Scorer, Tokenizer]:
 
 def _fitting_tokenizer(folder: Path, config: DecoderConfig) -> Tokenizer:
     tokenizer = Tokenizer.load(folder)
-    if tokenizer.vocabulary_size > config.vocabulary:
+    fingerprint = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get(FINGERPRINT)
+    larger = tokenizer.vocabulary_size > config.vocabulary
+    if larger or fingerprint not in (None, tokenizer.fingerprint()):
         raise UserError(
-            f"The tokenizer in {folder} has {tokenizer.vocabulary_size} tokens but the model only "
-            f"{config.vocabulary}: they are not of one run; copy the tokenizer that the model was "
-            "trained with into the folder."
+            f"The tokenizer in {folder} is not the one its model was trained with "
+            f"({tokenizer.vocabulary_size} tokens, the model has {config.vocabulary}): they are not of one "
+            "run; copy the right tokenizer.json into the folder."
         )
     return tokenizer
 

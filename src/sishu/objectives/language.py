@@ -23,18 +23,12 @@ def token_losses(model: Decoder, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
     """Cross-entropy of every counted target in nats, float32, in row order (N,)."""
     counted = targets_BT != IGNORED
     x_ND = model.hidden(ids_BT)[counted]
-    return F.cross_entropy(
-        model.logits(x_ND).float(), targets_BT[counted], reduction="none"
-    )
+    return F.cross_entropy(model.logits(x_ND).float(), targets_BT[counted], reduction="none")
 
 
-def log_probabilities(
-    model: Decoder, ids_BT: Tensor, temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
+def log_probabilities(model: Decoder, ids_BT: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Log-probability of every next token and the entropy of its distribution in nats, both (B, T - 1)."""
-    log_p_BTV = (
-        model.logits(model.hidden(ids_BT[:, :-1])).float() / temperature
-    ).log_softmax(-1)
+    log_p_BTV = (model.logits(model.hidden(ids_BT[:, :-1])).float() / temperature).log_softmax(-1)
     taken = log_p_BTV.gather(-1, ids_BT[:, 1:, None]).squeeze(-1)
     entropy = -(log_p_BTV.detach().exp() * log_p_BTV.detach()).sum(-1)
     return taken, entropy

@@ -49,9 +49,7 @@ def advantages(
     result = torch.zeros_like(rewards)
     following = torch.zeros_like(rewards[:, 0])
     for t in reversed(range(rewards.shape[1])):
-        next_value = (
-            values[:, t + 1] * mask[:, t + 1] if t + 1 < rewards.shape[1] else 0.0
-        )
+        next_value = values[:, t + 1] * mask[:, t + 1] if t + 1 < rewards.shape[1] else 0.0
         delta = rewards[:, t] + gamma * next_value - values[:, t]
         following = (delta + gamma * lam * following) * mask[:, t]
         result[:, t] = following
@@ -65,9 +63,7 @@ def policy_loss(
     log-probabilities are right: `ratio`, `approxkl` (½ E[(Δ log p)²]) and `clipfrac`."""
     difference = log_p - old_log_p
     ratio = difference.exp()
-    losses = torch.maximum(
-        -advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + clip)
-    )
+    losses = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + clip))
     figures = {
         "ratio": masked_mean(ratio.detach(), mask),
         "ratio_deviation": (ratio.detach() - 1).abs()[mask].max(),
@@ -77,14 +73,10 @@ def policy_loss(
     return masked_mean(losses, mask), figures
 
 
-def value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float
-) -> Tensor:
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float) -> Tensor:
     """½ squared error with the prediction kept within `clip` of the old one, the worse of the two."""
     near = old_values + (values - old_values).clamp(-clip, clip)
-    return 0.5 * masked_mean(
-        torch.maximum((values - returns) ** 2, (near - returns) ** 2), mask
-    )
+    return 0.5 * masked_mean(torch.maximum((values - returns) ** 2, (near - returns) ** 2), mask)
 
 
 class ActorCritic(nn.Module):
@@ -98,9 +90,7 @@ class ActorCritic(nn.Module):
 class PPO:
     """The objective for both kinds of micro-batch: rollouts, and pretraining tokens (PPO-ptx)."""
 
-    def __init__(
-        self, clip: float, value_coefficient: float, temperature: float
-    ) -> None:
+    def __init__(self, clip: float, value_coefficient: float, temperature: float) -> None:
         self.clip, self.value_coefficient, self.temperature = (
             clip,
             value_coefficient,
@@ -114,12 +104,8 @@ class PPO:
             return Loss(loss.total, {"ptx_loss": loss.figures["loss"]})
         ids, mask = batch["ids"], batch["mask"]
         log_p, entropy = log_probabilities(model.policy, ids, self.temperature)
-        policy, figures = policy_loss(
-            log_p, batch["log_p"], batch["advantages"], mask, self.clip
-        )
-        value = value_loss(
-            model.value(ids[:, :-1]), batch["values"], batch["returns"], mask, self.clip
-        )
+        policy, figures = policy_loss(log_p, batch["log_p"], batch["advantages"], mask, self.clip)
+        value = value_loss(model.value(ids[:, :-1]), batch["values"], batch["returns"], mask, self.clip)
         figures |= {
             "policy_loss": policy.detach(),
             "value_loss": value.detach(),

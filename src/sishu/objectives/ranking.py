@@ -14,9 +14,7 @@ from sishu.objectives.loss import Loss
 def pairwise(rewards_BK: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of -log σ(r_better - r_worse) over all K(K-1)/2 pairs of each row, and the share of pairs in
     the right order; columns are ranked best first (Ouyang et al. 2022, arXiv:2203.02155, equation 1)."""
-    better, worse = torch.triu_indices(
-        rewards_BK.shape[1], rewards_BK.shape[1], offset=1
-    )
+    better, worse = torch.triu_indices(rewards_BK.shape[1], rewards_BK.shape[1], offset=1)
     margins = rewards_BK[:, better] - rewards_BK[:, worse]
     return -F.logsigmoid(margins).mean(), (margins.detach() > 0).float().mean()
 

@@ -72,9 +72,7 @@ def _fill(run: RunFigures, section: Section) -> None:
         found = run.stages.get(stage)
         return number(found.manifest, "figures", name) if found else None
 
-    if (pretrain := run.stages.get("pretrain")) and not number(
-        run.evaluation, "bits_per_byte", "base"
-    ):
+    if (pretrain := run.stages.get("pretrain")) and not number(run.evaluation, "bits_per_byte", "base"):
         held_out = pretrain.curve("validation_bits_per_byte")
         last = figure("pretrain", "validation_bits_per_byte")
         if last is None and held_out:

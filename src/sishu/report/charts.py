@@ -158,8 +158,7 @@ def line_chart(
         svg.append(f'<polyline class="line line-{index}" {clip} points="{path}"/>')
         marked = places if len(places) == 1 or (index and len(places) <= 40) else []
         svg += [
-            f'<circle class="dot line-{index}" {clip} cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>'
-            for x, y in marked
+            f'<circle class="dot line-{index}" {clip} cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in marked
         ]
     wanted = [at_y(value) for _, value, _ in ends]
     placed = spread(wanted, _GAP, top, plot_bottom)
@@ -232,9 +231,7 @@ def both_widths(draw: Callable[[str, int], Markup], ident: str) -> Markup:
     wide, narrow = draw(f"{ident}-wide", WIDE), draw(f"{ident}-narrow", NARROW)
     if not wide:
         return Markup("")
-    return Markup('<div class="wide-only">{}</div><div class="narrow-only">{}</div>').format(
-        wide, narrow
-    )
+    return Markup('<div class="wide-only">{}</div><div class="narrow-only">{}</div>').format(wide, narrow)
 
 
 def _vertical_range(
@@ -288,6 +285,4 @@ def _rule(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
 
 
 def _box(x: float, y: float, width: float, height: float, style: str) -> str:
-    return (
-        f'<rect class="{style}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"/>'
-    )
+    return f'<rect class="{style}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"/>'

@@ -49,9 +49,7 @@ def time_and_cost(run: RunFigures) -> Section:
     total = sum(seconds for _, seconds in known)
     if not known:
         return section
-    bars = [
-        Bar(clipped(stage.name, 34), seconds, duration_words(seconds)) for stage, seconds in known
-    ]
+    bars = [Bar(clipped(stage.name, 34), seconds, duration_words(seconds)) for stage, seconds in known]
     section.draw(
         both_widths(
             lambda ident, width: bar_chart(ident, "Working time of each stage", bars, width=width),
@@ -217,9 +215,7 @@ def _total_cost(run: RunFigures) -> str:
         amount, currency, _ = _cost_parts(stage)
         if amount is not None:
             by_currency[currency] = by_currency.get(currency, 0.0) + amount
-    return " + ".join(
-        f"{amount:,.2f} {currency}".strip() for currency, amount in sorted(by_currency.items())
-    )
+    return " + ".join(f"{amount:,.2f} {currency}".strip() for currency, amount in sorted(by_currency.items()))
 
 
 def _flat(figures: dict[str, object], before: str = "", depth: int = 0) -> list[tuple[str, str]]:

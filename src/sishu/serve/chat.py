@@ -130,8 +130,8 @@ class Chat:
         kept, ids = fitting(self.engine, asked, self._sampling.max_tokens)
         if len(kept) < len(asked):
             warn(
-                f"(The conversation no longer fits {self.engine.context_length:,} tokens: its oldest questions "
-                f"and answers are left out, {(len(asked) - len(kept)) // 2} of {len(asked) // 2}.)"
+                f"(The conversation no longer fits {self.engine.context_length:,} tokens: its oldest "
+                f"questions and answers are left out, {(len(asked) - len(kept)) // 2} of {len(asked) // 2}.)"
             )
         said = self._say_answer(ids)
         self.messages = kept[:-1] if said is None else [*kept, {"role": "assistant", "content": said}]

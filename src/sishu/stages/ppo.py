@@ -19,6 +19,7 @@ from sishu.models.folder import load_decoder, load_scorer, save_model
 from sishu.nn.device import best_device
 from sishu.objectives.ppo import PPO, ActorCritic
 from sishu.run import StageContext, read_json
+from sishu.stages.reward import SCALE
 from sishu.stages.stage import Need, Stage
 from sishu.train.trainer import Trainer, TrainSettings
 
@@ -41,7 +42,7 @@ class PpoSettings(Section):
     model: Path | None = None
     """A fine-tuned model folder to start from, instead of this run's."""
     reward: Path | None = None
-    """A reward stage's folder, instead of this run's."""
+    """A reward model's folder (with its scale.json), instead of this run's."""
     max_tokens: int = Field(80, ge=1)
     """Longest answer."""
     temperature: float = Field(1.0, gt=0)
@@ -83,7 +84,7 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
     models = ActorCritic(policy, value).to(device)
     reference.to(device).requires_grad_(False)
     reward.to(device).requires_grad_(False)
-    scale = read_json(context.inputs["scale"])
+    scale = read_json(context.inputs["reward"] / SCALE)
 
     items = read_conversations(context.inputs["data"])
     prompts = [tokenizer.encode_conversation(i["messages"][:-1], True).ids for i in items]
@@ -162,7 +163,6 @@ STAGE = Stage(
         Need("model", "sft", "model", setting="model"),
         Need("data", "sft", "conversations-train.jsonl"),
         Need("reward", "reward", "model", setting="reward"),
-        Need("scale", "reward", "scale.json"),
         Need("tokens", "pretrain", "train.bin"),
     ),
     work,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -29,8 +28,8 @@ GLANCE = 40_000
 class PretrainTraining(TrainSettings):
     """Muon for the matrices; the rate falls over the last part of the run."""
 
-    batch: int = Field(8, ge=1)
-    micro_batch: int = Field(8, ge=1)
+    batch: int = Field(4, ge=1)
+    micro_batch: int = Field(4, ge=1)
     matrix_learning_rate: float | None = Field(0.01, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     warmup: float = Field(0.02, ge=0, le=1)
@@ -40,9 +39,6 @@ class PretrainTraining(TrainSettings):
 class PretrainSettings(Section):
     """The model and its training."""
 
-    data: Path | None = None
-    """Text to learn from, instead of a crawl: a file or folder of .txt, .md, .html, .jsonl, .parquet or WARC
-    files (`sishu pretrain data=…` makes corpus and tokenizer from it first)."""
     model: ModelSettings = ModelSettings()
     train: PretrainTraining = PretrainTraining()
 

@@ -29,6 +29,10 @@ RANKS = ("documented", "sampled", "another's", "damaged")
 """How the answers to a prompt are ranked, best first."""
 
 
+SCALE = "scale.json"
+"""In the model's folder: mean and deviation of its scores on sampled answers."""
+
+
 class RewardTraining(TrainSettings):
     """Prompts per step; each brings all its ranked answers."""
 
@@ -179,7 +183,8 @@ def _train(
     prompts = [full_rows(item) for item in train]
     steps = s.train.steps or max(1, round(s.epochs * len(prompts) / s.train.batch))
     say(
-        f"  {len(train):,} prompts with {len(RANKS)} ranked answers, {len(held_out):,} held out, {steps} steps"
+        f"  {len(train):,} prompts with {len(RANKS)} ranked answers, {len(held_out):,} held out, "
+        f"{steps} steps"
     )
 
     def evaluate() -> dict[str, float]:
@@ -202,9 +207,9 @@ def _train(
         "mean": float(sampled.mean()),
         "deviation": max(float(sampled.std()), 1e-6),
     }
-    write_atomic(context.folder / "scale.json", dump_json(scale))
     pairs = accuracy_by_pair(score(model, held_out, tokenizer.pad))
     save_model(model, tokenizer, context.folder / "model")
+    write_atomic(context.folder / "model" / SCALE, dump_json(scale))
     trainer.finish()
     accuracy = round(sum(pairs.values()) / len(pairs), 4)
     say(f"  held-out accuracy over all pairs: {accuracy:.1%}")

@@ -26,7 +26,7 @@ class ModelSettings(Section):
     """Key-value heads."""
     hidden: int | None = Field(None, ge=8)
     """Size of the network inside a block."""
-    context_length: int = Field(256, ge=8)
+    context_length: int = Field(512, ge=8)
     """Tokens the model sees at once."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from sishu.config import Section
@@ -17,8 +16,6 @@ from sishu.tokenizer.train import train_bpe
 class TokenizerSettings(Section):
     """The vocabulary."""
 
-    data: Path | None = None
-    """Text to learn from, instead of this run's corpus (`sishu tokenizer data=…` cleans it first)."""
     vocabulary: int | None = None
     """Number of tokens; when not given, the power of two nearest below one token for 400 characters of
     training text, between 512 and 32,768."""

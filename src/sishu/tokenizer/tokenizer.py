@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -89,6 +90,11 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts in parallel."""
         return [e.ids for e in self._fast.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over every token and its id: two tokenizers with the same one give the same ids."""
+        vocabulary = sorted(self._fast.get_vocab(with_added_tokens=True).items())
+        return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
 
     def bytes_of(self, index: int) -> bytes:
         """The bytes a token stands for; empty for special tokens and ids outside the vocabulary."""

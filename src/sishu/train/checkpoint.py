@@ -30,17 +30,13 @@ class Progress:
     source: dict[str, Any]
 
 
-def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: Optimizer, progress: Progress
-) -> None:
+def save_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer, progress: Progress) -> None:
     """Write `folder`/step-N whole or not at all, then drop older ones."""
     final = folder / f"step-{progress.step:08d}"
     temporary = folder / ".writing"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    tensors = {
-        f"model.{n}": w for n, w in model.state_dict().items()
-    } | optimizer.tensors()
+    tensors = {f"model.{n}": w for n, w in model.state_dict().items()} | optimizer.tensors()
     save_file(
         {n: t.detach().contiguous().cpu() for n, t in tensors.items()},
         temporary / TENSORS,
@@ -61,9 +57,7 @@ def save_checkpoint(
             shutil.rmtree(old)
 
 
-def load_checkpoint(
-    folder: Path, model: nn.Module, optimizer: Optimizer
-) -> Progress | None:
+def load_checkpoint(folder: Path, model: nn.Module, optimizer: Optimizer) -> Progress | None:
     """Restore the newest checkpoint, or None when there is none."""
     found = sorted(folder.glob("step-*"))
     if not found:
@@ -72,11 +66,7 @@ def load_checkpoint(
     try:
         tensors = load_file(newest / TENSORS)
         state = json.loads((newest / STATE).read_text(encoding="utf-8"))
-        own = {
-            n.removeprefix("model."): t
-            for n, t in tensors.items()
-            if n.startswith("model.")
-        }
+        own = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
         model.load_state_dict(own)
         optimizer.restore(tensors)
         return Progress(state["step"], state["metrics_offset"], state["source"])

@@ -64,9 +64,7 @@ class Muon:
             scale = max(1.0, shape[0] / shape[1]) ** 0.5
             for name, buffer, update in zip(names, buffers, updates, strict=True):
                 self.buffers[name].copy_(buffer)
-                self.weights[name].mul_(1 - rate * self.decay).add_(
-                    update, alpha=-rate * scale
-                )
+                self.weights[name].mul_(1 - rate * self.decay).add_(update, alpha=-rate * scale)
 
 
 def _gradient(weight: Tensor) -> Tensor:
@@ -91,18 +89,12 @@ class Optimizer:
         matrices = {n: w for n, w in named.items() if w.ndim == 2 and "blocks." in n}
         self.muon: Muon | None = None
         if matrix_learning_rate is not None:
-            self.muon = Muon(
-                matrices, matrix_learning_rate, weight_decay, momentum=0.95
-            )
-        rest = {
-            n: w for n, w in named.items() if self.muon is None or n not in matrices
-        }
+            self.muon = Muon(matrices, matrix_learning_rate, weight_decay, momentum=0.95)
+        rest = {n: w for n, w in named.items() if self.muon is None or n not in matrices}
         decayed = {n: w for n, w in rest.items() if w.ndim == 2}
         plain = {n: w for n, w in rest.items() if w.ndim != 2}
         covered = [*(matrices if self.muon else ()), *decayed, *plain]
-        assert sorted(covered) == sorted(named), (
-            "every weight belongs to exactly one group"
-        )
+        assert sorted(covered) == sorted(named), "every weight belongs to exactly one group"
         self.names = [*decayed, *plain]
         self.learning_rate = learning_rate
         self.adamw = torch.optim.AdamW(
@@ -149,9 +141,7 @@ class Optimizer:
             if any(f"adamw.{k}.{name}" in tensors for k in keys):
                 state = {k: tensors[f"adamw.{k}.{name}"].clone() for k in keys}
                 self.adamw.state[weight] = {
-                    k: v
-                    if k == "step" and weight.device.type == "cpu"
-                    else v.to(weight.device)
+                    k: v if k == "step" and weight.device.type == "cpu" else v.to(weight.device)
                     for k, v in state.items()
                 }
         if self.muon is not None:

@@ -94,11 +94,7 @@ class Trainer:
     def fit(self) -> None:
         """Train to the end, then drop the checkpoints; raises UserError when the loss is not a number."""
         folder = self.context.folder / "checkpoint"
-        found = (
-            load_checkpoint(folder, self.model, self.optimizer)
-            if self.context.resumed
-            else None
-        )
+        found = load_checkpoint(folder, self.model, self.optimizer) if self.context.resumed else None
         start = 0 if found is None else found.step
         metrics = self.context.metrics(None if found is None else found.metrics_offset)
         if found is not None:
@@ -116,13 +112,9 @@ class Trainer:
                 line |= {name: _round(value) for name, value in figures.items()}
                 line["step_seconds"] = round(time.monotonic() - began, 4)
                 last = step + 1 == self.steps
-                if self.evaluate and (
-                    (step + 1) % self.settings.evaluate_every == 0 or last
-                ):
+                if self.evaluate and ((step + 1) % self.settings.evaluate_every == 0 or last):
                     self.model.eval()
-                    line |= {
-                        name: _round(value) for name, value in self.evaluate().items()
-                    }
+                    line |= {name: _round(value) for name, value in self.evaluate().items()}
                     self.model.train()
                 metrics.write(line)
                 if time.monotonic() - saved >= self.settings.checkpoint_seconds or last:
@@ -146,9 +138,7 @@ class Trainer:
         s = self.settings
         factor = trapezoid(step, self.steps, s.warmup, s.cooldown)
         batches = [batch.to(self.device) for batch in self.source.batches(step)]
-        whole: dict[
-            str, float
-        ] = {}  # the summed share of each kind, so that figures are means
+        whole: dict[str, float] = {}  # the summed share of each kind, so that figures are means
         for batch in batches:
             whole[batch.kind] = whole.get(batch.kind, 0.0) + batch.share
         first: dict[str, float] = {}
@@ -159,10 +149,7 @@ class Trainer:
                     loss = self.objective(self.model, batch)
                 (loss.total * batch.share).backward()  # type: ignore[no-untyped-call]
                 for name, value in loss.figures.items():
-                    sums[name] = (
-                        sums.get(name, 0.0)
-                        + float(value) * batch.share / whole[batch.kind]
-                    )
+                    sums[name] = sums.get(name, 0.0) + float(value) * batch.share / whole[batch.kind]
             norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), s.clip))
             if not math.isfinite(norm):
                 raise UserError(
@@ -173,9 +160,7 @@ class Trainer:
             self.optimizer.zero_grad()
             if update == 0:
                 first = sums | {"gradient_norm": norm}
-        last = (
-            {f"last_{k}": v for k, v in sums.items()} if self.source.passes > 1 else {}
-        )
+        last = {f"last_{k}": v for k, v in sums.items()} if self.source.passes > 1 else {}
         return first | last | {"learning_rate": self.optimizer.learning_rate * factor}
 
 

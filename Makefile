@@ -1,0 +1,57 @@
+# make quickstart   install, then walk the whole road: from web pages to an assistant and its report
+# make serve        a chat page and an OpenAI-compatible interface on what was made (RUN=runs/NAME)
+# make test         every check that continuous integration runs
+# make clean        remove what was installed and built; runs/ stays
+#
+# Needs Python 3.11 or newer; PYTHON=/path/to/python chooses one.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+READY_DEV := $(VENV)/.installed-dev
+PYTHON ?= python3.13 python3.12 python3.11 python3 python
+RUN ?= runs/quickstart
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+.PHONY: quickstart serve test lint clean
+
+quickstart: $(READY)
+	@$(BIN)/sishu run quickstart
+
+serve: $(READY)
+	@$(BIN)/sishu serve $(RUN)
+
+# Both halves run whatever the other says, and pytest speaks last.
+test: $(READY_DEV)
+	@failed=0; \
+	$(MAKE) --no-print-directory lint || failed=1; \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -rs || failed=1; \
+	exit $$failed
+
+lint: $(READY_DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# pip comes last when an environment is made, so a half-made one is made again.
+$(BIN)/pip:
+	@for python in $(PYTHON); do \
+		if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+		then exec "$$python" -m venv $(VENV); fi; \
+	done; \
+	echo "No Python 3.11 or newer with its venv module was found among: $(PYTHON)." \
+		"Install one, or name it with PYTHON=/path/to/python." >&2; \
+	exit 2
+
+$(READY): pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) -e .
+	@touch $@
+
+$(READY_DEV): pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) -e '.[dev]'
+	@touch $(READY) $@
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
