@@ -12,8 +12,9 @@ READY_DEV := $(VENV)/.installed-dev
 PYTHON ?= python3.13 python3.12 python3.11 python3 python
 RUN ?= runs/quickstart
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+CHECKS := "ruff check ." "ruff format --check --quiet ." mypy lint-imports
 
-.PHONY: quickstart serve test lint clean
+.PHONY: quickstart serve test clean
 
 quickstart: $(READY)
 	@$(BIN)/sishu run quickstart
@@ -21,18 +22,13 @@ quickstart: $(READY)
 serve: $(READY)
 	@$(BIN)/sishu serve $(RUN)
 
-# Both halves run whatever the other says, and pytest speaks last.
+# Every check runs whatever the others say, and pytest speaks last.
 test: $(READY_DEV)
-	@failed=0; \
-	$(MAKE) --no-print-directory lint || failed=1; \
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -rs || failed=1; \
+	@failed=0; PATH="$(CURDIR)/$(BIN):$$PATH"; export OMP_NUM_THREADS=1; \
+	for check in $(CHECKS) "pytest -n 2 --dist loadfile -rs"; do \
+		echo "$$check"; $$check || failed=1; \
+	done; \
 	exit $$failed
-
-lint: $(READY_DEV)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check --quiet .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
 
 # pip comes last when an environment is made, so a half-made one is made again.
 $(BIN)/pip:

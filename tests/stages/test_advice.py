@@ -44,7 +44,8 @@ def test_the_deepest_model_is_the_last_with_enough_text(tokens: float) -> None:
 
 
 def test_advice_names_its_sources_and_depends_on_the_corpus() -> None:
-    road = load_recipe("quickstart", {})
+    pretrain = {"model": {"context_length": 256}, "train": {"batch": 32, "steps": 300}}
+    road = load_recipe("quickstart", {"pretrain": pretrain})
     for corpus, words in ((None, "unknown"), (720_000, "3.4 passes")):
         facts = Facts(vocabulary=4096, corpus_tokens=corpus)
         c, stages = plan_stages(road, facts)

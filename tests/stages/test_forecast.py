@@ -8,7 +8,8 @@ from sishu.stages.forecast import plan_stages
 
 
 def test_every_stage_of_quickstart_is_planned() -> None:
-    road = load_recipe("quickstart", {"pretrain": {"train": {"batch": 32, "steps": 300}}})
+    pretrain = {"model": {"context_length": 256}, "train": {"batch": 32, "steps": 300}}
+    road = load_recipe("quickstart", {"pretrain": pretrain})
     c, stages = plan_stages(road, gather_facts(road, None))
     assert [s.name for s in stages] == ["pretrain", "sft", "reward", "ppo"]
     assert stages[0].tokens == 300 * 32 * 256
@@ -16,6 +17,7 @@ def test_every_stage_of_quickstart_is_planned() -> None:
     assert stages[0].flops.attention == 12 * c.layers * c.heads * c.head_width * 256 * stages[0].tokens
     assert all(s.flops.generation > 0 for s in stages[2:]) and stages[0].flops.generation == 0
     # twice the passes: the updates double, drawing and measuring the rollouts do not
-    again = plan_stages(load_recipe("quickstart", {"ppo": {"passes": 8}}), Facts(vocabulary=4096))[1][3]
+    twice = load_recipe("quickstart", {"pretrain": pretrain, "ppo": {"passes": 8}})
+    again = plan_stages(twice, Facts(vocabulary=4096))[1][3]
     assert 1.7 < again.flops.total / stages[3].flops.total < 2
     assert again.flops.generation == stages[3].flops.generation
