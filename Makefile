@@ -12,7 +12,7 @@ READY_DEV := $(VENV)/.installed-dev
 PYTHON ?= python3.13 python3.12 python3.11 python3 python
 RUN ?= runs/quickstart
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
-CHECKS := "ruff check ." "ruff format --check --quiet ." mypy lint-imports
+CHECKS := "ruff check ." "ruff format --check --quiet ." mypy "lint-imports --no-logo"
 
 .PHONY: quickstart serve test clean
 
