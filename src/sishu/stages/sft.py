@@ -49,7 +49,7 @@ class SftSettings(Section):
     """A model folder to start from, instead of this run's pretrained one."""
     held_out: float = Field(0.05, gt=0, lt=1)
     """Share of the groups (modules, or single conversations) kept for evaluation."""
-    epochs: float = Field(2.0, gt=0)
+    epochs: float = Field(1.2, gt=0)
     """Passes over the conversations, unless train.steps says otherwise."""
     train: SftTraining = SftTraining()
 
