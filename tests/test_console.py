@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sishu import console
-from sishu.console import Metrics, progress, say, set_quiet, show_table, warn
+from sishu.console import Metrics, counted, progress, say, set_quiet, show_table, warn
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +33,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(console, "time", clock)
     return clock
+
+
+def test_one_is_no_plural() -> None:
+    said = [counted(number, "document") for number in (0, 1, 2, 2000)]
+    assert said == ["0 documents", "1 document", "2 documents", "2,000 documents"]
 
 
 def test_off_a_terminal_progress_is_a_plain_line_now_and_then(

@@ -113,34 +113,46 @@ CODE_CHANGES = """
 import json, sys
 from pathlib import Path
 from sishu.run import code_digest
-root, digests = Path(sys.argv[1]) / "sishu", []
+root, digests, stage = Path(sys.argv[1]) / "sishu", [], sys.argv[2]
 def digest():
     code_digest.cache_clear()
-    return code_digest("sishu.stages.tokenizer")
+    return code_digest("sishu.stages." + stage)
 digests.append(digest())
 def change(name, text):
     path = root / name
     path.write_text(path.read_text() + text)
     digests.append(digest())
-change("stages/tokenizer.py", "\\n\\n# a remark\\n")
-change("tokenizer/train.py", "\\nCHANGED = 1\\n")       # imported by the stage
-change("console.py", "\\nCHANGED = 1\\n")               # imported by what it imports
-change("objectives/ppo.py", "\\nCHANGED = 1\\n")        # nothing to do with it
+change(f"stages/{stage}.py", "\\n\\n# a remark\\n")
+for name in sys.argv[3:]:
+    change(name, "\\nCHANGED = 1\\n")
 print(json.dumps(digests))
 """
 
 
-def test_the_code_digest_sees_code_however_deep_but_no_remarks_and_no_strangers(tmp_path: Path) -> None:
+def digests_of_changes(tmp_path: Path, stage: str, *files: str) -> list[str]:
+    """Digests of a stage's code: as it is, with a remark more, and with a line more in each of the files."""
     shutil.copytree(
         SOURCES / "sishu", tmp_path / "sishu", ignore=shutil.ignore_patterns("__pycache__", "assets", "page")
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-c", CODE_CHANGES, str(tmp_path)]
+    command = [sys.executable, "-c", CODE_CHANGES, str(tmp_path), stage, *files]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
-    first, remark, imported, deep, stranger = json.loads(done.stdout)
+    return list(json.loads(done.stdout))
+
+
+def test_the_code_digest_sees_code_however_deep_but_no_remarks_and_no_strangers(tmp_path: Path) -> None:
+    files = ("tokenizer/train.py", "console.py", "objectives/ppo.py")
+    first, remark, imported, deep, stranger = digests_of_changes(tmp_path, "tokenizer", *files)
     assert first == remark
     assert len({first, imported, deep}) == 3
     assert stranger == deep
+
+
+def test_the_code_digest_sees_what_runs_as_a_process_of_its_own(tmp_path: Path) -> None:
+    # the spider and what it imports, and the documentation's server
+    files = ("corpus/crawl_spider.py", "corpus/crawl_archive.py", "corpus/pydoc_server.py")
+    first, _, *changed = digests_of_changes(tmp_path, "crawl", *files)
+    assert len({first, *changed}) == 4
 
 
 def test_a_stage_is_found_by_name_and_an_unknown_one_refused() -> None:

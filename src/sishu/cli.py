@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -23,13 +21,10 @@ from sishu.road import (
     stage_overrides,
     walk,
 )
-from sishu.run import Run, is_disk_full
+from sishu.run import Run, is_disk_full, is_memory_full
 from sishu.serve.chat import checked_sampling, talk
 from sishu.serve.models_of_run import engines_of, models_of
 from sishu.stages.plan import show_plan
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 app = typer.Typer(
     help="sishu, a private school for language models: from web pages to an assistant, one road.",
@@ -42,7 +37,7 @@ app = typer.Typer(
 Words = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...",
+        metavar="KEY=VALUE",
         help="Settings, such as train.steps=100 or data=my.txt.",
     ),
 ]
@@ -99,7 +94,7 @@ def _stage(
     print((folder / stage).resolve())
 
 
-@app.command(help="Fetch web pages into a WARC archive, politely. Example: sishu crawl seeds=[https://…]")
+@app.command(help="Fetch web pages into a WARC archive, politely. Example: sishu crawl seeds=\\[https://…]")
 def crawl(
     words: Words = None,
     run: RunFolder = None,
@@ -267,7 +262,7 @@ def chat(
 def serve(
     run: ModelArgument,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8000,
     api_key: Annotated[
         str | None,
         typer.Option(envvar="SISHU_API_KEY", help="Every client of /v1 must send it.", show_default=False),
@@ -279,22 +274,12 @@ def serve(
 
     engines, default = engines_of(run)
     web = create_app(engines, default, api_key)
-    place = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    _once_listening(web, f"Serving {', '.join(engines)} at {place} (programs: {place}/v1). Ctrl-C stops it.")
-    serve_until_interrupted(web, host, port)
 
+    def tell(place: str) -> None:
+        names = ", ".join(engines)
+        print(f"Serving {names} at {place} (programs: {place}/v1). Ctrl-C stops it.", flush=True)
 
-def _once_listening(web: FastAPI, text: str) -> None:
-    """Say `text` when the server has its port and begins to answer, not before."""
-    begin = web.router.lifespan_context
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
-        async with begin(app) as state:
-            print(text, flush=True)
-            yield state
-
-    web.router.lifespan_context = lifespan
+    serve_until_interrupted(web, host, port, on_ready=tell)
 
 
 @app.command(help="The recipes that come with sishu.")
@@ -321,8 +306,15 @@ def main() -> None:
         if is_disk_full(error):
             warn("The disk is full: free some space; the same command then goes on where it was.")
             sys.exit(2)
+        if is_memory_full(error):
+            warn(
+                "The memory is full: lower train.micro_batch, which takes less for the same result, or "
+                "make the model smaller (model.context_length, model.depth)."
+            )
+            sys.exit(2)
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's usage errors
-            warn(f"{error.format_message()} See `sishu --help`.")
+            if told := error.format_message():  # nothing where `sishu` alone has shown the help
+                warn(f"{told} See `sishu --help`.")
             sys.exit(2)
         traceback.print_exc()
         warn("This is a fault in sishu, not in your input: please report it with the lines above.")

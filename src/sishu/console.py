@@ -51,6 +51,11 @@ def warn(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 document", "2,000 documents"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table, numbers to the right; printed even when quiet because it is a result."""
     table = Table(title=title, title_justify="left", title_style="bold")

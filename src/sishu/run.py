@@ -16,6 +16,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import sys
@@ -245,7 +246,8 @@ def stage_module(stage: str) -> str:
 
 @cache
 def code_digest(module: str) -> str:
-    """Digest of a module and of every sishu module it imports, comments and layout aside."""
+    """Digest of a module and of every sishu module it imports, or names in full in a string, comments and
+    layout aside."""
     digests: dict[str, str] = {}
     waiting = [module]
     while waiting:
@@ -266,6 +268,8 @@ def code_digest(module: str) -> str:
                 ]
             elif isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.Constant) and re.fullmatch(r"sishu(\.\w+)+", str(node.value)):
+                names = [str(node.value)]  # a module that is started as a process of its own
             waiting += [n for n in names if n.startswith("sishu.") and _is_module(n)]
     return sha256(dump_json(dict(sorted(digests.items()))).encode())
 
@@ -282,6 +286,12 @@ def is_disk_full(error: BaseException) -> bool:
     return (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or (
         "No space left on device" in str(error)
     )
+
+
+def is_memory_full(error: BaseException) -> bool:
+    """Whether an error says that the memory, of the machine or of its GPU, is full."""
+    words = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in str(error) for w in words)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

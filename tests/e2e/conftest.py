@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-COMMAND = [sys.executable, "-m", "sishu.cli"]
+COMMAND = [sys.executable, "-m", "sishu"]
 # one thread on the processor: the same bytes wherever the tests run, and no quarrel over cores
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
@@ -26,6 +27,12 @@ class Sishu:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.gigabytes: int | None = None
+        """The most memory a command that runs to its end may ask for, in addresses."""
+
+    def _limit(self) -> None:
+        if self.gigabytes is not None:
+            resource.setrlimit(resource.RLIMIT_AS, (self.gigabytes * 10**9,) * 2)
 
     def __call__(self, *words: str) -> Done:
         """Run to the end."""
@@ -38,6 +45,7 @@ class Sishu:
             text=True,
             encoding="utf-8",
             timeout=300,
+            preexec_fn=self._limit,
         )
 
     def good(self, *words: str) -> Done:

@@ -99,7 +99,18 @@ def test_an_empty_file_is_refused_and_the_model_of_before_still_stands(
 
 def test_a_text_too_short_to_learn_from_is_refused(sishu: Any) -> None:
     (sishu.folder / "short.txt").write_text("Hello, school.\n")
-    assert "only 14 characters of clean text" in sishu.refused("pretrain", "data=short.txt", *TINY)
+    told = sishu.refused("pretrain", "data=short.txt", *TINY)
+    assert "only 14 characters of clean text came out of 1 document;" in told
+
+
+def test_a_model_too_large_for_the_memory_is_refused_and_a_smaller_one_trained(
+    sishu: Any, text: Path
+) -> None:
+    words = ["pretrain", f"data={text}", "--run", "run"]
+    sishu.gigabytes = 12  # one matrix of the large model takes 17
+    told = sishu.refused(*words, "model={depth: 1, width: 65536, context_length: 32}")
+    assert told.startswith("The memory is full: lower train.micro_batch")
+    sishu.good(*words, *TINY)
 
 
 def test_of_a_warc_cut_in_the_middle_every_whole_record_is_read(sishu: Any) -> None:
@@ -132,7 +143,7 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(sishu: Any, made: Pa
     other = shutil.copytree(model, sishu.folder / "other")
     train_bpe(PROSE, 700).save(other)
     told = sishu.refused("sft", words[0], f"model={other}", *words[2:])
-    assert "The tokenizer in" in told and "has 700 tokens but the model only 512" in told
+    assert "The tokenizer in" in told and "(700 tokens, the model has 512)" in told
     sishu.good("sft", *words)  # with its own it learns
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import openai
 import pytest
 
-COMMAND = [sys.executable, "-m", "sishu.cli"]
+COMMAND = [sys.executable, "-m", "sishu"]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "SISHU_API_KEY"} | {
     "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
     "PYTHONIOENCODING": "utf-8",

@@ -161,7 +161,7 @@ def test_any_part_of_the_answer_can_stop_it(endless: Engine) -> None:
         assert whole.text == expected and whole.finish == "stop"
         again = endless.complete([prompt], s)[0]
         assert again.text == expected and again.finish == "stop"
-        assert again.ids[: len(whole.ids)] == whole.ids
+        assert again.ids == whole.ids
 
 
 def reciting(tokenizer: Tokenizer, ids: list[int]) -> Engine:
@@ -209,6 +209,17 @@ def test_stop_strings(tiny_tokenizer: Tokenizer, text: str, stop: tuple[str, ...
     whole, _, complete = recited(tiny_tokenizer, text, stop)
     assert whole.text == complete.text == expected
     assert whole.finish == complete.finish == "stop"
+    assert whole.ids == complete.ids
+
+
+def test_a_row_that_met_its_stop_string_ends_and_the_others_go_on(tiny_tokenizer: Tokenizer) -> None:
+    bos, *ids = [tiny_tokenizer.bos, *map(tiny_tokenizer.encode, "abcdefgh")]
+    letters = [index for (index,) in ids]
+    engine = reciting(tiny_tokenizer, [bos, *letters])
+    sampling = Sampling(max_tokens=30, temperature=0, stop=("cd",))
+    first, second = engine.complete([[bos], [letters[2]]], sampling)
+    assert first == Completion("ab", letters[:4], "stop")  # with the token that completed it, and no more
+    assert second == Completion("defgh", [*letters[3:], tiny_tokenizer.end], "stop")
 
 
 def test_text_is_held_back_only_while_it_may_be_a_stop_string(tiny_tokenizer: Tokenizer) -> None:

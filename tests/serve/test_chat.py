@@ -23,7 +23,7 @@ from sishu.models.folder import save_model
 from sishu.serve.chat import HARMLESS, Chat, checked_sampling, fitting
 from sishu.tokenizer.tokenizer import Tokenizer
 
-COMMAND = [sys.executable, "-m", "sishu.cli", "chat"]
+COMMAND = [sys.executable, "-m", "sishu", "chat"]
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
     "PYTHONIOENCODING": "utf-8",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import httpx
@@ -23,7 +24,8 @@ from pathlib import Path
 from sishu.generate.engine import Engine
 from sishu.serve.app import create_app
 from sishu.serve.server import serve
-serve(create_app({"tiny": lambda: Engine.load(Path(sys.argv[1]))}, "tiny"), port=int(sys.argv[2]))
+app = create_app({"tiny": lambda: Engine.load(Path(sys.argv[1]))}, "tiny")
+serve(app, port=0, on_ready=lambda address: print(address, flush=True))
 print("served")
 """
 
@@ -50,29 +52,26 @@ def test_an_open_address_needs_a_key(tiny_model_folder: Path) -> None:
 def test_serve_in_its_own_process_ends_cleanly_on_interrupt(
     tiny_model_folder: Path,
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(tiny_model_folder), str(port)],
+        [sys.executable, "-c", PROGRAM, str(tiny_model_folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
     )
+    alarm = threading.Timer(60, process.kill)  # a server that says nothing fails the test
     try:
-        transport = httpx.HTTPTransport(retries=0)
-        with httpx.Client(transport=transport, base_url=f"http://127.0.0.1:{port}") as client:
-            while True:
-                try:
-                    assert client.get("/health").status_code == 200
-                    break
-                except httpx.ConnectError:
-                    assert process.poll() is None, process.stderr and process.stderr.read()
+        alarm.start()
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d*", address)
+        with httpx.Client(transport=httpx.HTTPTransport(retries=0), base_url=address) as client:
+            assert client.get("/health").status_code == 200  # ready when it says so
             answer = client.post("/v1/completions", json={"prompt": "x", "max_tokens": 3})
             assert answer.status_code == 200
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     finally:
+        alarm.cancel()
         process.kill()
     assert (process.returncode, out, err) == (0, "served\n", "")

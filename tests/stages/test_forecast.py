@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sishu.road import load_recipe
+from sishu.stages.devices import DEVICES
 from sishu.stages.facts import Facts, gather_facts
 from sishu.stages.forecast import plan_stages
 
@@ -21,3 +24,14 @@ def test_every_stage_of_quickstart_is_planned() -> None:
     again = plan_stages(twice, Facts(vocabulary=4096))[1][3]
     assert 1.7 < again.flops.total / stages[3].flops.total < 2
     assert again.flops.generation == stages[3].flops.generation
+
+
+def test_a_processor_with_bf16_needs_room_for_the_scores_that_a_gpu_does_not_keep() -> None:
+    road = load_recipe("quickstart", {})
+    _, stages = plan_stages(road, Facts(vocabulary=4096))
+    gpu = DEVICES[-1]
+    cpu = replace(DEVICES[0], bf16=1e12)
+    for stage in stages:
+        assert gpu.memory_of(stage) == stage.memory_bf16
+        assert cpu.memory_of(stage).activations > gpu.memory_of(stage).activations, stage.name
+        assert DEVICES[0].memory_of(stage) == stage.memory  # no bfloat16 there

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from sishu.config import Section
-from sishu.console import UserError
+from sishu.console import UserError, counted
 from sishu.corpus import charset, dedup, language, quality
 from sishu.corpus.document import Document, Page, document_id
 from sishu.corpus.extract import html_to_text
@@ -271,7 +271,8 @@ def _too_little(characters: int, funnel: Funnel) -> str:
     why = f"; most were refused for “{reasons[0][0]}” ({reasons[0][1]})" if reasons else ""
     documents = funnel.step("decode").documents_in
     return (
-        f"only {characters:,} characters of clean text came out of {documents:,} documents{why}; "
+        f"only {counted(characters, 'character')} of clean text came out of "
+        f"{counted(documents, 'document')}{why}; "
         f"give at least {MIN_TOTAL:,} characters"
     )
 

@@ -26,7 +26,9 @@ from types import TracebackType
 
 from sishu.console import UserError
 
-_SERVER = Path(__file__).resolve().with_name("pydoc_server.py")
+# named in full, so that `sishu.run.code_digest` sees it
+_MODULE = "sishu.corpus.pydoc_server"
+_SERVER = Path(__file__).resolve().with_name(_MODULE.rpartition(".")[2] + ".py")
 _START_SECONDS = 120.0
 _STOP_SECONDS = 5.0
 

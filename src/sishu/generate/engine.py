@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from sishu.generate.sampling import Sampling, choose
 from sishu.models.decoder import Decoder
 from sishu.models.folder import load_decoder
+from sishu.nn.attention import LayerCache
 from sishu.nn.device import best_device
 from sishu.tokenizer.tokenizer import Tokenizer
 
@@ -53,10 +54,18 @@ class Engine:
         return cls(model.to(best_device()), tokenizer)
 
     def complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
-        """One completion per prompt, all in one batch."""
+        """One completion per prompt, all in one batch; a row ends with the token that completes one of its
+        stop strings."""
         ids: list[list[int]] = [[] for _ in prompts]
-        for row, token in self._tokens(prompts, sampling):
+        decoders = [self.tokenizer.stream_decoder() for _ in prompts]
+        texts = [""] * len(prompts)
+        stopped: set[int] = set()
+        for row, token in self._tokens(prompts, sampling, stopped):
             ids[row].append(token)
+            if sampling.stop:
+                texts[row] += decoders[row].push(token)
+                if _stopped_at(texts[row], sampling.stop) is not None:
+                    stopped.add(row)
         return [self._complete_one(row, sampling) for row in ids]
 
     def _complete_one(self, ids: list[int], sampling: Sampling) -> Completion:
@@ -90,9 +99,11 @@ class Engine:
         yield Piece(held + decoder.finish(), ids, "length")
 
     @torch.inference_mode()
-    def _tokens(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[tuple[int, int]]:
-        """(row, token) as they are drawn. A row ends with a stop token, at `max_tokens`, or at the end of
-        the context."""
+    def _tokens(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, stopped: Container[int] = ()
+    ) -> Iterator[tuple[int, int]]:
+        """(row, token) as they are drawn. A row ends with a stop token, at `max_tokens`, at the end of the
+        context, or when the caller, given a token, has put it into `stopped`."""
         longest = max(map(len, prompts))
         if not all(prompts):
             raise ValueError("a prompt needs at least one token")
@@ -120,24 +131,33 @@ class Engine:
         last_BD = x_BTD[torch.arange(B, device=device), lengths_B - 1]
         alive = [sampling.max_tokens > 0 and len(p) < length + 1 for p in prompts]
         made = [0] * B
+        rows = list(range(B))  # prompts still in the batch
         while any(alive):
-            logits_BV = self.model.logits(last_BD)
-            # drawn over the whole vocabulary for every row, so that a seed means the same in any batch state
-            token_B = choose(logits_BV, sampling, generator, seen_BV)
-            for row, token in enumerate(token_B.tolist()):
+            # one draw for every prompt, so that a seed means the same whichever rows have ended
+            draws = torch.rand(B, generator=generator, dtype=torch.float64)[rows]
+            token_B = choose(self.model.logits(last_BD), sampling, draws.to(device), seen_BV)
+            for row, token in zip(rows, token_B.tolist(), strict=True):
                 if not alive[row]:
                     continue
                 made[row] += 1
                 full = len(prompts[row]) + made[row] >= self.context_length + 1
                 alive[row] = token not in self.stop_ids and made[row] < sampling.max_tokens and not full
                 yield row, token
+                if row in stopped:
+                    alive[row] = False
             if not any(alive):
                 return
             if seen_BV is not None:
                 seen_BV.scatter_(1, token_B[:, None], True)
+            if 2 * sum(alive) <= len(rows):  # let go of the rows that have ended
+                kept = torch.tensor([i for i, row in enumerate(rows) if alive[row]], device=device)
+                rows = [row for row in rows if alive[row]]
+                token_B, lengths_B = token_B[kept], lengths_B[kept]
+                cache = [LayerCache(layer.keys[kept], layer.values[kept]) for layer in cache]
+                seen_BV = None if seen_BV is None else seen_BV[kept]
             position_B1 = lengths_B.clamp(max=length - 1)[:, None]
             last_BD = self.model.hidden(token_B[:, None], position_B1, cache)[:, 0]
-            lengths_B = lengths_B + torch.tensor(alive, device=device)
+            lengths_B = lengths_B + torch.tensor([alive[row] for row in rows], device=device)
 
 
 def _stopped_at(text: str, stops: tuple[str, ...]) -> int | None:

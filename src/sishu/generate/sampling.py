@@ -57,12 +57,14 @@ def adjust(logits_BV: Tensor, sampling: Sampling, seen_BV: Tensor | None = None)
 def choose(
     logits_BV: Tensor,
     sampling: Sampling,
-    generator: torch.Generator,
+    draws_B: Tensor,
     seen_BV: Tensor | None = None,
 ) -> Tensor:
-    """One token per row, (B,): drawn from the adjusted distribution, or the most likely at temperature 0."""
+    """One token per row, (B,): where the row's draw, uniform on [0, 1), falls in the adjusted cumulative
+    distribution, or the most likely token at temperature 0."""
     logits = adjust(logits_BV, sampling, seen_BV)
     if sampling.temperature < COLDEST:
         return logits.argmax(-1)
-    probabilities = logits.softmax(-1).cpu()
-    return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1).to(logits.device)
+    cumulative = logits.softmax(-1).double().cumsum(-1)
+    draws = draws_B.to(cumulative)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, draws, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from sishu.nn.norm import RMSNorm
 from sishu.nn.rotary import rotate
 
+LONGEST_PLAIN = 1024
+"""Positions up to which `attend` forms the T×T scores itself, where it does at all."""
+
 
 @dataclass
 class LayerCache:
@@ -26,18 +29,23 @@ class LayerCache:
         self.values[rows, :, positions_BT] = v_BGTK.transpose(1, 2).to(self.values.dtype)
 
 
-def attend(q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, mask: Tensor | None) -> Tensor:
+def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(q kᵀ / √K) v, causal where no boolean mask (B, 1, T, S) says what is seen: (B, H, T, K).
+    Each of the G key-value heads serves H / G query heads.
 
     The fused kernel everywhere but for bfloat16 on a CPU, where two plain batched products with the softmax
     in float32 between them train twice as fast (context 512, two cores).
     """
-    T = q_BHTK.shape[2]
-    if mask is None and q_BHTK.device.type == "cpu" and q_BHTK.dtype == torch.bfloat16 and T <= 1024:
+    T, group = q_BHTK.shape[2], q_BHTK.shape[1] // k_BGSK.shape[1]
+    if mask is None and q_BHTK.device.type == "cpu" and q_BHTK.dtype == torch.bfloat16 and T <= LONGEST_PLAIN:
         unseen = torch.full((T, T), -torch.inf).triu(1)
+        k_BHSK, v_BHSK = (x.repeat_interleave(group, dim=1) for x in (k_BGSK, v_BGSK))
         scores = (q_BHTK @ k_BHSK.mT).float() * q_BHTK.shape[3] ** -0.5 + unseen
-        return scores.softmax(-1).to(v_BHSK.dtype) @ v_BHSK
-    return F.scaled_dot_product_attention(q_BHTK, k_BHSK, v_BHSK, attn_mask=mask, is_causal=mask is None)
+        y_BHTK: Tensor = scores.softmax(-1).to(v_BHSK.dtype) @ v_BHSK
+        return y_BHTK
+    return F.scaled_dot_product_attention(
+        q_BHTK, k_BGSK, v_BGSK, attn_mask=mask, is_causal=mask is None, enable_gqa=group > 1
+    )
 
 
 class Attention(nn.Module):
@@ -79,9 +87,6 @@ class Attention(nn.Module):
             k, v = cache.keys.to(q.dtype), cache.values.to(q.dtype)
             seen = torch.arange(k.shape[2], device=k.device)
             mask = (seen <= positions_BT[:, :, None]).unsqueeze(1)
-        if self.kv_heads != self.heads:
-            k = k.repeat_interleave(self.heads // self.kv_heads, dim=1)
-            v = v.repeat_interleave(self.heads // self.kv_heads, dim=1)
         y = attend(q, k, v, mask)
         out: Tensor = self.output(y.transpose(1, 2).reshape(B, T, -1))
         return out

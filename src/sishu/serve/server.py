@@ -6,6 +6,8 @@ import contextlib
 import errno
 import os
 import socket
+from collections.abc import Callable
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
@@ -17,8 +19,16 @@ SECONDS_TO_FINISH = 3
 """How long answers under way may go on after the server is told to stop."""
 
 
-def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
+def serve(
+    app: FastAPI,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
     """Serve `app` (from `create_app`) until interrupted.
+
+    `on_ready` is called once with the address, such as "http://127.0.0.1:8000", when the server has its port
+    and begins to answer.
 
     Raises UserError when the port cannot be had, or when `host` is reachable from other
     machines and the app has no key.
@@ -28,14 +38,29 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
         if not app.state.needs_key and not is_loopback(listener.getsockname()[0]):
             raise UserError(f"Serving on {host} lets other machines in: set an API key, or bind 127.0.0.1.")
         with contextlib.suppress(KeyboardInterrupt):
-            build_server(app).run(sockets=[listener])
+            server = build_server(app)
+            if on_ready is not None:
+                server.on_ready = partial(on_ready, _address(host, listener.getsockname()[1]))
+            server.run(sockets=[listener])
     finally:
         listener.close()
 
 
-def build_server(app: FastAPI) -> uvicorn.Server:
-    """A uvicorn server for `app`, quiet but for warnings; `.run(sockets=[bind(…)])` starts it."""
-    return uvicorn.Server(
+class Server(uvicorn.Server):
+    """A uvicorn server that says when it begins to answer."""
+
+    on_ready: Callable[[], None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the application and the sockets."""
+        await super().startup(sockets)
+        if self.started and self.on_ready is not None:
+            self.on_ready()
+
+
+def build_server(app: FastAPI) -> Server:
+    """A server for `app`, quiet but for warnings; `.run(sockets=[bind(…)])` starts it."""
+    return Server(
         uvicorn.Config(
             app,
             log_level="warning",
@@ -44,6 +69,10 @@ def build_server(app: FastAPI) -> uvicorn.Server:
             timeout_graceful_shutdown=SECONDS_TO_FINISH,
         )
     )
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sishu.console import progress, say
+from sishu.console import counted, progress, say
 from sishu.corpus.clean import CleanSettings, clean
 from sishu.corpus.sources import read_documents_or_pages
 from sishu.run import StageContext
@@ -30,7 +30,7 @@ def work(s: CorpusSettings, context: StageContext) -> dict[str, Any]:
             damaged=damaged,
             on_document=lambda count: bar.advance(max(0, count - bar.done)),
         )
-    say(f"  {figures['documents']:,} documents, {figures['characters']:,} characters")
+    say(f"  {counted(figures['documents'], 'document')}, {counted(figures['characters'], 'character')}")
     return figures
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from sishu.models.decoder import DecoderConfig
+from sishu.nn.attention import LONGEST_PLAIN
 from sishu.stages.reward import RANKS
 from sishu.train.trainer import TrainSettings
 
@@ -103,15 +104,23 @@ def muon_update_bytes(c: DecoderConfig, bf16: bool) -> int:
     return max(n * (whole * a * b + square * min(a, b) ** 2) for (a, b), n in groups.items())
 
 
-def activation_bytes(c: DecoderConfig, tokens: int, bf16: bool) -> int:
-    """What autograd keeps of the trunk for a backward pass over `tokens`, by the code of `Block` on a CPU (a
-    fused norm, as on CUDA, keeps less). With bfloat16 products also the matrices' bfloat16 copies."""
+def has_plain_scores(length: int, bf16: bool, cpu: bool) -> bool:
+    """Whether `attend` does without the fused kernel, and T×T scores are kept for the backward pass."""
+    return bf16 and cpu and length <= LONGEST_PLAIN
+
+
+def activation_bytes(c: DecoderConfig, tokens: int, length: int, bf16: bool, cpu: bool) -> int:
+    """What autograd keeps of the trunk for a backward pass over `tokens` in rows of `length`, by the code of
+    `Block` on a CPU (a fused norm, as on CUDA, keeps less). With bfloat16 products also the matrices'
+    bfloat16 copies, and on a CPU the softmax of plain attention in float32 and bfloat16."""
     d, q, k, f = c.width, c.heads * c.head_width, c.kv_heads * c.head_width, c.hidden
     if bf16:
-        block = 26 * d + 18 * q + 8 * k + 8 * f + 8 * c.heads + 4 * c.kv_heads + 8
+        block = 26 * d + 14 * q + 12 * k + 8 * f + 8 * c.heads + 4 * c.kv_heads + 8
+        if has_plain_scores(length, bf16, cpu):  # and keys and values repeated, no sums of exponents
+            block += 6 * c.heads * length + 2 * q - 4 * k - 4 * c.heads
         copies = 2 * (c.layers * sum(m * n for m, n in matrices(c)) + c.vocabulary * d)
         return tokens * (c.layers * block + 10 * d) + copies
-    block = 4 * (6 * d + 7 * q + 2 * k + 4 * f + 2 * c.heads + c.kv_heads + 2)
+    block = 4 * (6 * d + 5 * q + 4 * k + 4 * f + 2 * c.heads + c.kv_heads + 2)
     return tokens * (c.layers * block + 12 * d)
 
 
@@ -120,8 +129,26 @@ def logit_bytes(c: DecoderConfig, tokens: int) -> int:
     return 12 * c.vocabulary * tokens
 
 
+def backward_bytes(
+    c: DecoderConfig, tokens: int, length: int, bf16: bool, cpu: bool, *, logits: int | None = None
+) -> int:
+    """The highest point of a backward pass above what autograd keeps of the trunk: at the `logits` positions
+    that have some (all `tokens` when not given), in the last block's network, or in its plain attention."""
+    points = [logit_bytes(c, tokens if logits is None else logits), 4 * (3 * c.hidden + 2 * c.width) * tokens]
+    if has_plain_scores(length, bf16, cpu):
+        points.append(6 * c.heads * length * tokens)
+    return max(points)
+
+
 def memory(
-    c: DecoderConfig, t: TrainSettings, length: int, bf16: bool, *, logits: int | None = None, kind: str = ""
+    c: DecoderConfig,
+    t: TrainSettings,
+    length: int,
+    bf16: bool,
+    *,
+    cpu: bool,
+    logits: int | None = None,
+    kind: str = "",
 ) -> Memory:
     """A stage that trains a decoder, a "scorer", or for "ppo" both, beside two that are frozen.
 
@@ -130,9 +157,7 @@ def memory(
     rows = min(t.batch, t.micro_batch) * (len(RANKS) if kind == "scorer" else 1)
     tokens, muon = rows * length, t.matrix_learning_rate is not None
     weights = 4 * (models * c.parameters() + scorers * c.width)
-    head = logit_bytes(c, tokens if logits is None else logits)
-    # without logits the first gradients of the last block are the highest point
-    head = max(head, 4 * (3 * c.hidden + 2 * c.width) * tokens)
+    head = backward_bytes(c, tokens, length, bf16, cpu, logits=logits)
     state = optimizer_bytes(c, muon, scorer=bool(scorers))
     if kind == "ppo":
         state += optimizer_bytes(c, muon)
@@ -140,7 +165,7 @@ def memory(
         weights=weights * models,
         gradients=weights,
         optimizer=state,
-        activations=models * activation_bytes(c, tokens, bf16) + head,
+        activations=models * activation_bytes(c, tokens, length, bf16, cpu) + head,
         logits=head,
         update=models * muon_update_bytes(c, bf16) if muon else 0,
         accumulates=t.batch > t.micro_batch or kind == "ppo",

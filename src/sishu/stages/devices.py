@@ -31,6 +31,7 @@ class Device:
     """Share of the peak reached; assumed except where measured."""
     price: float | None
     overhead: float = 8e-6
+    cpu: bool = False
 
     def in_bf16(self, precision: Precision) -> bool:
         """Whether matrix products run in bfloat16."""
@@ -41,8 +42,10 @@ class Device:
         return self.memory_of(stage).total < 0.9 * self.memory
 
     def memory_of(self, stage: StagePlan) -> Memory:
-        """Of the two, the one in this device's precision."""
-        return stage.memory_bf16 if self.in_bf16(stage.precision) else stage.memory
+        """The one in this device's precision and with its attention."""
+        if not self.in_bf16(stage.precision):
+            return stage.memory
+        return stage.memory_bf16_cpu if self.cpu else stage.memory_bf16
 
     def seconds(self, stage: StagePlan) -> float:
         """Time for the arithmetic at the utilisation, and for starting kernels."""
@@ -57,7 +60,7 @@ class Device:
 
 PRICES_OF = "May 2026"
 DEVICES = (
-    Device("2-core CPU", 0, 150e9, 8e9, 20e9, 0.5, 0.10),
+    Device("2-core CPU", 0, 150e9, 8e9, 20e9, 0.5, 0.10, cpu=True),
     Device("RTX 4090", 165.2e12, 82.6e12, 24e9, 1008e9, 0.35, 0.69),
     Device("A100 80GB", 312e12, 19.5e12, 80e9, 2039e9, 0.35, 1.49),
     Device("H100 SXM", 989.4e12, 66.9e12, 80e9, 3350e9, 0.35, 2.99),
@@ -87,6 +90,7 @@ def measure(c: DecoderConfig, precision: Precision, price: float | None) -> Devi
         bandwidth,
         _decoder_rate(c, device, precision) / peak,
         price,
+        cpu=cpu,
     )
 
 

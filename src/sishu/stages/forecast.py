@@ -12,9 +12,9 @@ from sishu.stages.cost import (
     Flops,
     Memory,
     activation_bytes,
+    backward_bytes,
     decoding,
     forward,
-    logit_bytes,
     memory,
     muon_flops,
 )
@@ -25,6 +25,8 @@ from sishu.stages.sft import SftSettings
 from sishu.stages.shape import derive_plan
 from sishu.train.trainer import TrainSettings
 
+SIDES = ((False, False), (True, False), (True, True))
+"""Whether in bfloat16 and whether on a CPU, for the three memories of a `StagePlan`."""
 UNKNOWN_CORPUS = 1 << 60
 """Stands for a corpus large enough for any plan."""
 KERNELS_FORWARD, KERNELS_LEARN, KERNELS_UPDATE = 55, 155, 33
@@ -33,7 +35,8 @@ KERNELS_FORWARD, KERNELS_LEARN, KERNELS_UPDATE = 55, 155, 33
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One training stage. `memory` is with float32 activations, `memory_bf16` with bfloat16 products."""
+    """One training stage. `memory` is with float32 activations, `memory_bf16` with bfloat16 products on a
+    GPU, `memory_bf16_cpu` with them on a processor, where attention keeps its T×T scores."""
 
     name: str
     parameters: int
@@ -43,6 +46,7 @@ class StagePlan:
     flops: Flops
     memory: Memory
     memory_bf16: Memory
+    memory_bf16_cpu: Memory
     kernels: int
     precision: Precision = "auto"
     decode_steps: int = 0
@@ -68,14 +72,16 @@ def _training(
     muon = muon_flops(c) * steps if t.matrix_learning_rate is not None else 0.0
     micro = math.ceil(t.batch / t.micro_batch)
     logits = round(learnt * longest * min(t.batch, t.micro_batch))
+    sides = [memory(c, t, longest, bf16, cpu=cpu, logits=logits, kind=kind) for bf16, cpu in SIDES]
     return StagePlan(
         name=name,
         parameters=c.parameters() + (c.width if kind else 0),
         steps=steps,
         tokens=tokens,
         flops=forward(c, tokens, length, learnt * tokens) * 3 + Flops(optimizer=muon),
-        memory=memory(c, t, longest, False, logits=logits, kind=kind),
-        memory_bf16=memory(c, t, longest, True, logits=logits, kind=kind),
+        memory=sides[0],
+        memory_bf16=sides[1],
+        memory_bf16_cpu=sides[2],
         kernels=steps * c.layers * (micro * KERNELS_LEARN + KERNELS_UPDATE),
         precision=t.precision,
     )
@@ -121,10 +127,12 @@ def ppo_plan(s: PpoSettings, c: DecoderConfig, f: Facts) -> StagePlan:
     micro, ptx_micro = math.ceil(t.batch / t.micro_batch), math.ceil(ptx_rows / t.micro_batch)
     updates = s.passes * ((2 * micro + ptx_micro) * KERNELS_LEARN + 2 * KERNELS_UPDATE)
     sides = []
-    for bf16 in (False, True):
-        m = memory(c, t, length, bf16, kind="ppo")
+    for side in SIDES:
+        m = memory(c, t, length, side[0], cpu=side[1], kind="ppo")
         text = min(ptx_rows, t.micro_batch) * context
-        kept = max(m.activations, activation_bytes(c, text, bf16) + logit_bytes(c, text))
+        kept = max(
+            m.activations, activation_bytes(c, text, context, *side) + backward_bytes(c, text, context, *side)
+        )
         sides.append(replace(m, activations=kept))
     return StagePlan(
         name="ppo",
@@ -134,6 +142,7 @@ def ppo_plan(s: PpoSettings, c: DecoderConfig, f: Facts) -> StagePlan:
         flops=step * steps,
         memory=sides[0],
         memory_bf16=sides[1],
+        memory_bf16_cpu=sides[2],
         kernels=steps * c.layers * (updates + (4 * micro + s.max_tokens) * KERNELS_FORWARD),
         precision=t.precision,
         decode_steps=steps * s.max_tokens,

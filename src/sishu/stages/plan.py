@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sishu.console import say, show_table
+from sishu.console import counted, say, show_table
 from sishu.run import Run
 from sishu.stages.advice import advice
 from sishu.stages.cost import Memory
@@ -25,7 +25,8 @@ def show_plan(name: str, road: Road, run: Run | None, *, quick: bool = False) ->
         say(f"Assumed: {assumed}.")
     say(
         f"{name}: {c.parameters():,} parameters, {c.parameters(embedding=False):,} without the embedding "
-        f"({c.layers} blocks of width {c.width}, vocabulary {c.vocabulary:,}, context {c.context_length})"
+        f"({counted(c.layers, 'block')} of width {c.width}, vocabulary {c.vocabulary:,}, "
+        f"context {c.context_length})"
     )
     if not stages:
         say("It trains nothing.")

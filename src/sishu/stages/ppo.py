@@ -161,7 +161,7 @@ STAGE = Stage(
     PpoSettings,
     (
         Need("model", "sft", "model", setting="model"),
-        Need("data", "sft", "conversations-train.jsonl"),
+        Need("data", "sft", "conversations-reward.jsonl"),
         Need("reward", "reward", "model", setting="reward"),
         Need("tokens", "pretrain", "train.bin"),
     ),

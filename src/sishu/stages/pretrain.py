@@ -21,7 +21,7 @@ from sishu.tokenizer.tokenizer import Tokenizer
 from sishu.train.held_out import bits_per_byte, held_out_nats
 from sishu.train.trainer import Trainer, TrainSettings
 
-GLANCE = 40_000
+GLANCE = 20_000
 """Held-out tokens looked at while training; the final figure uses all."""
 
 
@@ -33,6 +33,7 @@ class PretrainTraining(TrainSettings):
     matrix_learning_rate: float | None = Field(0.01, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     warmup: float = Field(0.02, ge=0, le=1)
+    evaluate_every: int = Field(100, ge=1)
     cooldown: float = Field(0.6, ge=0, le=1)
 
 

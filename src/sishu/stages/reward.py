@@ -228,7 +228,7 @@ STAGE = Stage(
     RewardSettings,
     (
         Need("model", "sft", "model", setting="model"),
-        Need("data", "sft", "conversations-train.jsonl", setting="data"),
+        Need("data", "sft", "conversations-reward.jsonl", setting="data"),
         Need("held_out", "sft", "conversations-validation.jsonl", setting="data"),
     ),
     work,

@@ -30,6 +30,10 @@ from sishu.tokenizer.chat import Conversation
 from sishu.train.trainer import Trainer, TrainSettings
 
 
+GLANCE = 256
+"""Held-out conversations looked at while training; the final figure uses all."""
+
+
 class SftTraining(TrainSettings):
     """AdamW alone, gently."""
 
@@ -49,22 +53,27 @@ class SftSettings(Section):
     """A model folder to start from, instead of this run's pretrained one."""
     held_out: float = Field(0.05, gt=0, lt=1)
     """Share of the groups (modules, or single conversations) kept for evaluation."""
+    for_reward: float = Field(0.35, gt=0, lt=1)
+    """Share of the remaining groups left to the reward model and PPO: they are to judge and improve answers
+    about things that the assistant was not taught."""
     epochs: float = Field(1.2, gt=0)
     """Passes over the conversations, unless train.steps says otherwise."""
     train: SftTraining = SftTraining()
 
 
-def split(items: list[dict[str, Any]], share: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training and held-out conversations; those of one group stay on one side, and neither is empty."""
+def split(
+    items: list[dict[str, Any]], share: float, salt: str = ""
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rest and the `share` taken out; those of one group stay on one side, and neither is empty."""
     if len(items) < 2:
-        raise UserError("Fine-tuning needs at least two conversations, one of them to evaluate on.")
-    keys = [str(item.get("group") or item["messages"]) for item in items]
-    held = [is_held_out(key, share) for key in keys]
-    if all(held) or not any(held):
+        raise UserError("Fine-tuning needs at least three conversations: to learn from, to rank, to evaluate on.")
+    keys = [salt + str(item.get("group") or item["messages"]) for item in items]
+    out = [is_held_out(key, share) for key in keys]
+    if all(out) or not any(out):
         count = min(max(1, round(share * len(items))), len(items) - 1)
-        held = [i >= len(items) - count for i in range(len(items))]
-    train = [item for item, out in zip(items, held, strict=True) if not out]
-    return train, [item for item, out in zip(items, held, strict=True) if out]
+        out = [i >= len(items) - count for i in range(len(items))]
+    rest = [item for item, taken in zip(items, out, strict=True) if not taken]
+    return rest, [item for item, taken in zip(items, out, strict=True) if taken]
 
 
 @torch.no_grad()
@@ -90,9 +99,10 @@ def work(s: SftSettings, context: StageContext) -> dict[str, Any]:
             )
     else:
         items = read_conversations(source)
-    train, held_out = split(items, s.held_out)
-    write_atomic(context.folder / "conversations-train.jsonl", write_conversations(train))
-    write_atomic(context.folder / "conversations-validation.jsonl", write_conversations(held_out))
+    learnable, held_out = split(items, s.held_out)
+    train, for_reward = split(learnable, s.for_reward, salt="reward/")
+    for name, some in (("train", train), ("reward", for_reward), ("validation", held_out)):
+        write_atomic(context.folder / f"conversations-{name}.jsonl", write_conversations(some))
 
     model, tokenizer = load_decoder(context.inputs["model"])
     model.to(best_device())
@@ -107,7 +117,7 @@ def work(s: SftSettings, context: StageContext) -> dict[str, Any]:
     say(f"  {len(rows):,} conversations, {len(held_rows):,} held out, {steps} steps")
 
     def evaluate() -> dict[str, float]:
-        return {"validation_loss": answer_loss(model, held_rows, tokenizer.pad, s.train.precision)}
+        return {"validation_loss": answer_loss(model, held_rows[:GLANCE], tokenizer.pad, s.train.precision)}
 
     trainer = Trainer(
         model,
@@ -123,8 +133,9 @@ def work(s: SftSettings, context: StageContext) -> dict[str, Any]:
     figures = {
         "conversations": len(rows),
         "held_out_conversations": len(held_rows),
-        "left_out_too_long": len(items) - len(rows) - len(held_rows),
-        "validation_loss": round(evaluate()["validation_loss"], 5),
+        "left_for_reward": len(for_reward),
+        "left_out_too_long": len(train) + len(held_out) - len(rows) - len(held_rows),
+        "validation_loss": round(answer_loss(model, held_rows, tokenizer.pad, s.train.precision), 5),
     }
     save_model(model, tokenizer, context.folder / "model")
     trainer.finish()

@@ -1,0 +1,5 @@
+"""`python -m sishu` is the `sishu` command."""
+
+from sishu.command import main
+
+main()
