@@ -13,8 +13,8 @@ import hashlib
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from sishu.corpus.docstring import first_sentences
 from sishu.corpus.document import Page
@@ -131,6 +131,24 @@ def conversation(lesson: Lesson) -> dict[str, object]:
         "kind": lesson.kind,
         "group": lesson.group,
     }
+
+
+def renamed(lessons: Sequence[Lesson], seed: str) -> list[Lesson]:
+    """Each lesson once more under a made-up name put together from parts of the others' names, the same in
+    question and answer: what is to be learnt from it is to take the name from the question."""
+    parts = sorted({part for lesson in lessons for part in lesson.name.split(".")})
+    rng = random.Random(f"renamed/{seed}")
+    result = []
+    for lesson in lessons:
+        new = {part: rng.choice(parts) for part in lesson.name.split(".")}
+        word = re.compile(r"(?<![\w])(?:" + "|".join(map(re.escape, new)) + r")(?![\w])")
+
+        def swap(text: str, word: re.Pattern[str] = word, new: dict[str, str] = new) -> str:
+            return word.sub(lambda match: new[match[0]], text)
+
+        question, answer = swap(lesson.question), swap(lesson.answer)
+        result.append(replace(lesson, question=question, answer=answer, name=swap(lesson.name)))
+    return result
 
 
 def in_asked_form(answer: str) -> bool:

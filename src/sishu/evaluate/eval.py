@@ -15,7 +15,7 @@ from sishu.corpus.table import read_split
 from sishu.evaluate.answering import answer_prompts, divergence, reward_answers, summary
 from sishu.evaluate.kneser_ney import KneserNey
 from sishu.evaluate.xz import plain_xz_bits_per_byte, xz_bits_per_byte
-from sishu.generate.engine import Engine, Sampling
+from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.models.decoder import Decoder
 from sishu.models.folder import load_decoder, load_scorer
 from sishu.nn.device import best_device
@@ -38,6 +38,8 @@ class EvalSettings(Section):
     """Questions whose answers are shown side by side."""
     max_tokens: int = Field(80, ge=1)
     """Longest answer."""
+    temperature: float = Field(0.3, ge=0)
+    """At which questions are asked, as in `sishu chat`; rewards and divergence are taken at 1."""
     order: int = Field(5, ge=1, le=8)
     """Of the n-gram baseline."""
 
@@ -109,20 +111,23 @@ def _questions(
     everything = read_conversations(context.inputs["questions"])
     order = shuffled(len(everything), "questions", context.seed)
     limit = models["base"].config.context_length
-    asked = [
-        (everything[i], tokenizer.encode_conversation(everything[i]["messages"][:-1], True).ids)
-        for i in order
+    fitting = [
+        (item, prompt)
+        for item in (everything[i] for i in order)
+        if len(prompt := tokenizer.encode_conversation(item["messages"][:-1], True).ids) < limit
     ]
-    asked = [(item, prompt) for item, prompt in asked if len(prompt) < limit][: s.questions]
-    items, prompts = [item for item, _ in asked], [prompt for _, prompt in asked]
+    items, prompts = (list(column) for column in zip(*fitting[: s.questions], strict=True))
     rows = encode_all(items, tokenizer, limit)
-    sampling = Sampling(max_tokens=s.max_tokens, seed=context.seed)
+    engines = {name: Engine(model, tokenizer) for name, model in models.items()}
+    cool = Sampling(max_tokens=s.max_tokens, temperature=s.temperature, seed=context.seed)
+    free = Sampling(max_tokens=s.max_tokens, seed=context.seed)
+    asked = {name: answer_prompts(engine, prompts, cool) for name, engine in engines.items()}
     answers = {
-        name: answer_prompts(Engine(model, tokenizer), prompts, sampling) for name, model in models.items()
+        name: answer_prompts(engines[name], prompts, free) for name in ("sft", "ppo") if name in models
     }
     result: dict[str, Any] = {
         "answers": {
-            name: {"loss": round(answer_loss(model, rows, tokenizer.pad, "fp32"), 5)} | summary(answers[name])
+            name: {"loss": round(answer_loss(model, rows, tokenizer.pad, "fp32"), 5)} | summary(asked[name])
             for name, model in models.items()
         }
     }
@@ -138,9 +143,7 @@ def _questions(
             "prompts": len(rankings),
         }
         result["rewards"] = {
-            name: reward_answers(scorer, scale, prompts, answers[name], tokenizer.pad)
-            for name in ("sft", "ppo")
-            if name in models
+            name: reward_answers(scorer, scale, prompts, answers[name], tokenizer.pad) for name in answers
         }
     if "ppo" in models:
         result["kl"] = {
@@ -148,29 +151,16 @@ def _questions(
         }
         settings = read_json(context.inputs["ppo"].parent / "manifest.json")["figures"]
         result["kl"]["target"] = settings["kl_target"]
-    result["samples"] = _show(
-        s,
-        items,
-        {n: Engine(m, tokenizer) for n, m in models.items()},
-        prompts,
-        context.seed,
-    )
+    result["samples"] = _show(items[: s.samples], asked)
     return result
 
 
-def _show(
-    s: EvalSettings,
-    items: list[dict[str, Any]],
-    engines: dict[str, Engine],
-    prompts: list[list[int]],
-    seed: int,
-) -> list[dict[str, Any]]:
-    """The same questions answered side by side, at a cool temperature as a user would ask them."""
-    cool = Sampling(max_tokens=s.max_tokens, temperature=0.3, seed=seed)
+def _show(items: list[dict[str, Any]], asked: dict[str, list[Completion]]) -> list[dict[str, Any]]:
+    """The same questions answered side by side."""
     samples = []
-    for item, prompt in zip(items[: s.samples], prompts[: s.samples], strict=True):
-        told = {name: engine.complete([prompt], cool)[0].text for name, engine in engines.items()}
-        question = item["messages"][-2]["content"]
+    for place, item in enumerate(items):
+        told = {name: answers[place].text for name, answers in asked.items()}
+        question = item["messages"][-2]["content"] if len(item["messages"]) > 1 else ""
         samples.append(
             {
                 "question": question,

@@ -17,7 +17,7 @@ from sishu.batches.conversations import (
 )
 from sishu.config import Section
 from sishu.console import UserError, say
-from sishu.corpus.lessons import conversation, make_lessons
+from sishu.corpus.lessons import conversation, make_lessons, renamed
 from sishu.corpus.split import is_held_out
 from sishu.corpus.warc import read_pages
 from sishu.models.decoder import Decoder
@@ -28,7 +28,6 @@ from sishu.run import StageContext, write_atomic
 from sishu.stages.stage import Need, Stage
 from sishu.tokenizer.chat import Conversation
 from sishu.train.trainer import Trainer, TrainSettings
-
 
 GLANCE = 256
 """Held-out conversations looked at while training; the final figure uses all."""
@@ -53,11 +52,14 @@ class SftSettings(Section):
     """A model folder to start from, instead of this run's pretrained one."""
     held_out: float = Field(0.05, gt=0, lt=1)
     """Share of the groups (modules, or single conversations) kept for evaluation."""
-    for_reward: float = Field(0.35, gt=0, lt=1)
+    for_reward: float = Field(0.2, gt=0, lt=1)
     """Share of the remaining groups left to the reward model and PPO: they are to judge and improve answers
     about things that the assistant was not taught."""
-    epochs: float = Field(1.2, gt=0)
-    """Passes over the conversations, unless train.steps says otherwise."""
+    renamed: int = Field(1, ge=0)
+    """Further copies of every lesson under made-up names, so that the model learns to take the name from the
+    question; only for questions made from documentation."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over conversations and copies, unless train.steps says otherwise."""
     train: SftTraining = SftTraining()
 
 
@@ -66,7 +68,9 @@ def split(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The rest and the `share` taken out; those of one group stay on one side, and neither is empty."""
     if len(items) < 2:
-        raise UserError("Fine-tuning needs at least three conversations: to learn from, to rank, to evaluate on.")
+        raise UserError(
+            "Fine-tuning needs at least three conversations: to learn from, to rank, to evaluate on."
+        )
     keys = [salt + str(item.get("group") or item["messages"]) for item in items]
     out = [is_held_out(key, share) for key in keys]
     if all(out) or not any(out):
@@ -91,7 +95,8 @@ def work(s: SftSettings, context: StageContext) -> dict[str, Any]:
     """Fine-tune on the assistant's words only."""
     source = context.inputs["data"]
     if s.data is None:
-        items: list[dict[str, Any]] = [dict(conversation(x)) for x in make_lessons(read_pages(source))]
+        lessons = make_lessons(read_pages(source))
+        items: list[dict[str, Any]] = [dict(conversation(lesson)) for lesson in lessons]
         if not items:
             raise UserError(
                 "The crawled pages hold no documentation to make questions from: give conversations "
@@ -101,6 +106,11 @@ def work(s: SftSettings, context: StageContext) -> dict[str, Any]:
         items = read_conversations(source)
     learnable, held_out = split(items, s.held_out)
     train, for_reward = split(learnable, s.for_reward, salt="reward/")
+    if s.data is None:
+        taught = {item["group"] for item in train}
+        named = [lesson for lesson in lessons if lesson.group in taught and lesson.kind != "topic"]
+        for copy in range(s.renamed):
+            train += [dict(conversation(lesson)) for lesson in renamed(named, f"{context.seed}/{copy}")]
     for name, some in (("train", train), ("reward", for_reward), ("validation", held_out)):
         write_atomic(context.folder / f"conversations-{name}.jsonl", write_conversations(some))
 
