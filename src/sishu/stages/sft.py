@@ -52,9 +52,9 @@ class SftSettings(Section):
     """A model folder to start from, instead of this run's pretrained one."""
     held_out: float = Field(0.05, gt=0, lt=1)
     """Share of the groups (modules, or single conversations) kept for evaluation."""
-    for_reward: float = Field(0.2, gt=0, lt=1)
-    """Share of the remaining groups left to the reward model and PPO: they are to judge and improve answers
-    about things that the assistant was not taught."""
+    for_reward: float = Field(0.0, ge=0, lt=1)
+    """Share of the remaining groups left to the reward model and PPO, which then judge and improve answers
+    about things that the assistant was not taught; with 0 they use what it was taught."""
     renamed: int = Field(1, ge=0)
     """Further copies of every lesson under made-up names, so that the model learns to take the name from the
     question; only for questions made from documentation."""
@@ -68,9 +68,7 @@ def split(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The rest and the `share` taken out; those of one group stay on one side, and neither is empty."""
     if len(items) < 2:
-        raise UserError(
-            "Fine-tuning needs at least three conversations: to learn from, to rank, to evaluate on."
-        )
+        raise UserError("Fine-tuning needs at least two conversations for each use: to learn, to evaluate.")
     keys = [salt + str(item.get("group") or item["messages"]) for item in items]
     out = [is_held_out(key, share) for key in keys]
     if all(out) or not any(out):
@@ -105,12 +103,14 @@ def work(s: SftSettings, context: StageContext) -> dict[str, Any]:
     else:
         items = read_conversations(source)
     learnable, held_out = split(items, s.held_out)
-    train, for_reward = split(learnable, s.for_reward, salt="reward/")
+    train, for_reward = split(learnable, s.for_reward, "reward/") if s.for_reward else (learnable, learnable)
     if s.data is None:
         taught = {item["group"] for item in train}
         named = [lesson for lesson in lessons if lesson.group in taught and lesson.kind != "topic"]
         for copy in range(s.renamed):
-            train += [dict(conversation(lesson)) for lesson in renamed(named, f"{context.seed}/{copy}")]
+            train = train + [
+                dict(conversation(lesson)) for lesson in renamed(named, f"{context.seed}/{copy}")
+            ]
     for name, some in (("train", train), ("reward", for_reward), ("validation", held_out)):
         write_atomic(context.folder / f"conversations-{name}.jsonl", write_conversations(some))
 
