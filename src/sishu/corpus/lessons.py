@@ -134,13 +134,14 @@ def conversation(lesson: Lesson) -> dict[str, object]:
 
 
 def renamed(lessons: Sequence[Lesson], seed: str) -> list[Lesson]:
-    """Each lesson once more under a made-up name put together from parts of the others' names, the same in
-    question and answer: what is to be learnt from it is to take the name from the question."""
+    """Each lesson once more under a made-up name, the same in question and answer: what is to be learnt from
+    it is to take the name from the question. Every part of it is half of one real name's part and half of
+    another's, so that its tokens do not foretell each other."""
     parts = sorted({part for lesson in lessons for part in lesson.name.split(".")})
     rng = random.Random(f"renamed/{seed}")
     result = []
     for lesson in lessons:
-        new = {part: rng.choice(parts) for part in lesson.name.split(".")}
+        new = {part: _grafted(rng.choice(parts), rng.choice(parts)) for part in lesson.name.split(".")}
         word = re.compile(r"(?<![\w])(?:" + "|".join(map(re.escape, new)) + r")(?![\w])")
 
         def swap(text: str, word: re.Pattern[str] = word, new: dict[str, str] = new) -> str:
@@ -149,6 +150,11 @@ def renamed(lessons: Sequence[Lesson], seed: str) -> list[Lesson]:
         question, answer = swap(lesson.question), swap(lesson.answer)
         result.append(replace(lesson, question=question, answer=answer, name=swap(lesson.name)))
     return result
+
+
+def _grafted(one: str, other: str) -> str:
+    """The beginning of one identifier with the end of another."""
+    return one[: (len(one) + 1) // 2] + other[len(other) // 2 :]
 
 
 def in_asked_form(answer: str) -> bool:

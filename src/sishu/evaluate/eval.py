@@ -36,7 +36,7 @@ class EvalSettings(Section):
     """Held-out questions answered by every model."""
     samples: int = Field(5, ge=1)
     """Questions whose answers are shown side by side."""
-    max_tokens: int = Field(80, ge=1)
+    max_tokens: int = Field(64, ge=1)
     """Longest answer."""
     temperature: float = Field(0.3, ge=0)
     """At which questions are asked, as in `sishu chat`; rewards and divergence are taken at 1."""

@@ -43,7 +43,7 @@ class PpoSettings(Section):
     """A fine-tuned model folder to start from, instead of this run's."""
     reward: Path | None = None
     """A reward model's folder (with its scale.json), instead of this run's."""
-    max_tokens: int = Field(80, ge=1)
+    max_tokens: int = Field(64, ge=1)
     """Longest answer."""
     temperature: float = Field(1.0, gt=0)
     """Of the rollouts, and of the probabilities compared."""

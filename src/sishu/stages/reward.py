@@ -49,11 +49,11 @@ class RewardSettings(Section):
     """A fine-tuned model folder to start from, instead of this run's."""
     data: Path | None = None
     """Conversations (JSONL) whose answers rank first, instead of this run's."""
-    prompts: int = Field(2000, ge=2)
+    prompts: int = Field(3000, ge=2)
     """Training prompts to rank answers for."""
     held_out_prompts: int = Field(200, ge=1)
     """Held-out prompts to measure accuracy on."""
-    max_tokens: int = Field(80, ge=1)
+    max_tokens: int = Field(64, ge=1)
     """Longest answer sampled from the model."""
     epochs: float = Field(1.0, gt=0)
     """Passes over the prompts, unless train.steps says otherwise."""

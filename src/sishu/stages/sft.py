@@ -55,7 +55,7 @@ class SftSettings(Section):
     for_reward: float = Field(0.0, ge=0, lt=1)
     """Share of the remaining groups left to the reward model and PPO, which then judge and improve answers
     about things that the assistant was not taught; with 0 they use what it was taught."""
-    renamed: int = Field(1, ge=0)
+    renamed: int = Field(2, ge=0)
     """Further copies of every lesson under made-up names, so that the model learns to take the name from the
     question; only for questions made from documentation."""
     epochs: float = Field(1.0, gt=0)
