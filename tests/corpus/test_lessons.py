@@ -19,6 +19,7 @@ from sishu.corpus.lessons import (
     damage,
     in_asked_form,
     make_lessons,
+    renamed,
 )
 from sishu.corpus.pydoc_page import PydocObject, pydoc_objects
 
@@ -237,3 +238,17 @@ def test_damage_is_varied_and_plausible(lessons: list[Lesson]) -> None:
     letters = [(set(good) | {" "}) >= set(bad) for good, bad in pairs]
     assert all(letters)
     assert len({len(bad) < len(good) for good, bad in pairs}) == 2
+
+
+def test_a_made_up_name_is_the_same_in_question_and_answer(lessons: list[Lesson]) -> None:
+    copies = renamed(lessons, "1/0")
+    assert len(copies) == len(lessons) and copies == renamed(lessons, "1/0") != renamed(lessons, "2/0")
+    real = {lesson.name for lesson in lessons}
+    assert sum(copy.name in real for copy in copies) < 0.05 * len(copies)
+    for copy, lesson in zip(copies, lessons, strict=True):
+        assert copy.answer.startswith(f"`{copy.name}"), copy
+        for part in copy.name.split("."):
+            assert part in copy.question, copy
+        assert copy.group == lesson.group
+    kept = sum(in_asked_form(copy.answer) for copy in copies)
+    assert kept > 0.98 * len(copies)

@@ -264,3 +264,17 @@ def test_a_collapse_is_warned_of(
         source.after(step, {"entropy": 99.0})
     assert "Alarm, step 2: kl is 1" in capsys.readouterr().err
     assert len(source.alarms.rung) == 1
+
+
+def test_at_first_only_the_value_model_learns(policy: Decoder, tiny_tokenizer: Tokenizer) -> None:
+    source = rollouts(policy, tiny_tokenizer, value_steps=1)
+    objective = PPO(clip=0.2, value_coefficient=0.1, temperature=1.0)
+    for step, learns in ((0, False), (1, True)):
+        source.models.zero_grad()
+        for batch in source.batches(step):
+            (objective(source.models, batch).total * batch.share).backward()
+        moved = {
+            name: any(w.grad is not None and bool(w.grad.any()) for w in part.parameters())
+            for name, part in (("policy", source.models.policy), ("value", source.models.value))
+        }
+        assert moved == {"policy": learns, "value": True}

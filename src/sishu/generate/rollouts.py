@@ -67,6 +67,7 @@ class Rollouts:
         lam: float,
         precision: Precision,
         seed: int,
+        value_steps: int = 0,
         ptx: Callable[[int], list[Batch]],
     ) -> None:
         self.models, self.reference, self.reward = models, reference, reward
@@ -84,6 +85,7 @@ class Rollouts:
             seed,
             ptx,
         )
+        self.value_steps = value_steps
         self.engine = Engine(models.policy, tokenizer)
         self.alarms = CollapseAlarms(kl_limit=1.5 * control.target)
         self.figures: dict[str, float] = {}
@@ -105,6 +107,8 @@ class Rollouts:
         ]
         self._note([answer for _, answer in pairs], parts)
         total = sum(int(p["mask"].sum()) for p in parts)
+        if step < self.value_steps:  # no advantage, no gradient for the policy
+            return self._with_advantages(parts, total, scale=0.0)
         return self._with_advantages(parts, total) + self.ptx(step)
 
     @torch.no_grad()
@@ -134,7 +138,7 @@ class Rollouts:
             "entropy": entropy,
         }
 
-    def _with_advantages(self, parts: list[dict[str, Tensor]], total: int) -> list[Batch]:
+    def _with_advantages(self, parts: list[dict[str, Tensor]], total: int, scale: float = 1.0) -> list[Batch]:
         estimates = [advantages(p["rewards"], p["values"], p["mask"], self.gamma, self.lam) for p in parts]
         # whitened over the whole step, so that micro-batches do not change the gradient
         flat = torch.cat([a[p["mask"]] for (a, _), p in zip(estimates, parts, strict=True)])
@@ -144,7 +148,7 @@ class Rollouts:
             mask = part["mask"]
             count = int(mask.sum())
             scaled = torch.zeros_like(advantage)
-            scaled[mask] = white[at : at + count]
+            scaled[mask] = scale * white[at : at + count]
             at += count
             kept = {name: part[name] for name in ("ids", "mask", "log_p", "values")}
             kept |= {"advantages": scaled, "returns": returns}

@@ -28,12 +28,13 @@ class PpoTraining(TrainSettings):
     """Answers per step, and Adam as the source papers set it."""
 
     steps: int | None = Field(40, ge=1)
-    batch: int = Field(64, ge=1)
-    micro_batch: int = Field(32, ge=1)
-    learning_rate: float | None = Field(1e-4, gt=0)
+    batch: int = Field(128, ge=1)
+    micro_batch: int = Field(64, ge=1)
+    learning_rate: float | None = Field(2e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-5, gt=0)
-    warmup: float = Field(0.05, ge=0, le=1)
+    warmup: float = Field(0.12, ge=0, le=1)
+    cooldown: float = Field(0.6, ge=0, le=1)
 
 
 class PpoSettings(Section):
@@ -47,8 +48,11 @@ class PpoSettings(Section):
     """Longest answer."""
     temperature: float = Field(1.0, gt=0)
     """Of the rollouts, and of the probabilities compared."""
-    passes: int = Field(4, ge=1)
+    passes: int = Field(2, ge=1)
     """Updates on each step's rollouts (inner epochs)."""
+    value_steps: int = Field(4, ge=0)
+    """Steps at the start in which only the value model learns: before it knows what answers are worth, the
+    advantages would be noise that drives the policy away from the reference."""
     clip: float = Field(0.2, gt=0)
     """How far a probability ratio, or a value, may move and still be rewarded for it."""
     value_coefficient: float = Field(0.1, ge=0)
@@ -59,15 +63,15 @@ class PpoSettings(Section):
     """Of generalised advantage estimation."""
     kl_coefficient: float = Field(0.05, ge=0)
     """Where β starts."""
-    kl_target: float = Field(6.0, gt=0)
+    kl_target: float = Field(8.0, gt=0)
     """Divergence from the fine-tuned model to hold, in nats per answer."""
-    kl_horizon: int = Field(10_000, ge=1)
+    kl_horizon: int = Field(3_000, ge=1)
     """Episodes over which β adapts."""
     unended_penalty: float = Field(1.0, ge=0)
     """Taken from the score of an answer that does not end."""
-    ptx_coefficient: float = Field(1.0, ge=0)
+    ptx_coefficient: float = Field(0.05, ge=0)
     """Weight of the pretraining loss mixed into every update; 0 leaves it out."""
-    ptx_batch: int = Field(16, ge=1)
+    ptx_batch: int = Field(4, ge=1)
     """Windows of pretraining text per step."""
     train: PpoTraining = PpoTraining()
 
@@ -120,6 +124,7 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
         lam=s.lam,
         precision=s.train.precision,
         seed=context.seed,
+        value_steps=s.value_steps,
         ptx=ptx,
     )
     trainer = Trainer(
