@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from sishu.console import set_quiet
 from sishu.models.decoder import Decoder, DecoderConfig
 from sishu.models.folder import save_model
 from sishu.tokenizer.tokenizer import Tokenizer
 from sishu.tokenizer.train import train_bpe
 
 torch.set_num_threads(1)
+
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 TEXT = (
     "The school opens at eight. What is `json.dumps` for? It turns an object into text.\n"
@@ -71,3 +85,24 @@ def test_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared/data (or SISHU_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def outspoken() -> Iterator[None]:
+    """A test that ran a command with --quiet leaves the next one its voice."""
+    yield
+    set_quiet(False)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A real Chromium; one for all tests, because two cannot be driven from one process."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip("needs a Chromium on the PATH")
+    playwright_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    with playwright_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=CHROMIUM_FLAGS)
+        yield chromium
+        chromium.close()

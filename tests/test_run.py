@@ -191,7 +191,7 @@ def test_the_manifest_tells_what_was_made_from_what(run: Run, inputs: dict[str, 
     assert {"sishu", "python", "torch", "numpy", "tokenizers"} == manifest["versions"].keys()
     assert manifest["machine"].keys() == {"cpu", "cores", "threads", "device"}
     assert manifest["machine"]["threads"] == torch.get_num_threads()
-    assert manifest["command"].startswith("sishu ")
+    assert manifest["command"].split()[0] == "sishu"
     assert not (folder / "begun.json").exists()
 
 

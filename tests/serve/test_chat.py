@@ -59,7 +59,7 @@ def never_ending(folder: Path, config: DecoderConfig, tokenizer: Tokenizer, cont
     decoder = Decoder(replace(config, context_length=context_length))
     with torch.no_grad():
         for weight in decoder.parameters():
-            weight.add_(0.1 * torch.randn_like(weight))
+            weight.add_(0.5 * torch.randn_like(weight))
         decoder.embedding.weight[list(tokenizer.special.values())] = 0
     save_model(decoder, tokenizer, folder)
     return folder

@@ -12,7 +12,7 @@ from sishu.stages.forecast import plan_stages
 
 def test_every_stage_of_quickstart_is_planned() -> None:
     pretrain = {"model": {"context_length": 256}, "train": {"batch": 32, "steps": 300}}
-    road = load_recipe("quickstart", {"pretrain": pretrain})
+    road = load_recipe("quickstart", {"pretrain": pretrain, "ppo": {"passes": 4}})
     c, stages = plan_stages(road, gather_facts(road, None))
     assert [s.name for s in stages] == ["pretrain", "sft", "reward", "ppo"]
     assert stages[0].tokens == 300 * 32 * 256
