@@ -218,9 +218,11 @@ def _serve() -> None:
         scratch = tempfile.mkdtemp(prefix="sishu-pydoc-")
         os.chdir(scratch)  # where modules that read or write files when imported will do it
         threading.Thread(target=_exit_with_parent, args=(from_parent, scratch), daemon=True).start()
-        sys.argv[:] = [""]
+        script, sys.argv[:] = sys.argv[0], [""]
         sys.orig_argv[:] = [sys.executable]
-        sys.modules["__main__"] = ModuleType("__main__")  # the page on sys names its path
+        # the page on sys would name this file twice over
+        sys.modules["__main__"] = ModuleType("__main__")
+        sys.path_importer_cache.pop(script, None)
         warnings.simplefilter("ignore")
         answer: dict[str, str] = {}
         try:
