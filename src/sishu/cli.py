@@ -249,7 +249,7 @@ def chat(
     stage: Annotated[
         str | None, typer.Option(help="base, sft or ppo; default: the furthest finished.", show_default=False)
     ] = None,
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest word.")] = 0.5,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest word.")] = 0.3,
     max_tokens: Annotated[int, typer.Option(help="The longest answer.")] = 256,
     top_p: Annotated[float, typer.Option(help="Choose among the likeliest words of this share.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Makes answers repeatable.", show_default=False)] = None,

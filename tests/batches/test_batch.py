@@ -17,7 +17,7 @@ from sishu.batches.conversations import Rankings, in_micro_batches
 from sishu.models.decoder import Decoder, Scorer
 from sishu.objectives.language import next_token
 from sishu.objectives.loss import Loss
-from sishu.objectives.ranking import ranking
+from sishu.objectives.ranking import Ranking
 from sishu.tokenizer.chat import Conversation
 
 
@@ -90,8 +90,8 @@ def test_micro_batches_of_rankings_give_one_gradient(tiny_decoder: Decoder, micr
     parts = Rankings(prompts, 1, 8, micro_batch, 0).batches(0)
     whole = Rankings(prompts, 1, 8, 8, 0).batches(0)
     assert sum(b.share for b in parts) == pytest.approx(1.0) and len(whole) == 1
-    loss_a, a = gradients(model, parts, ranking)
-    loss_b, b = gradients(model, whole, ranking)
+    loss_a, a = gradients(model, parts, Ranking())
+    loss_b, b = gradients(model, whole, Ranking())
     assert loss_a == pytest.approx(loss_b, abs=1e-5)
     for name in b:
         torch.testing.assert_close(a[name], b[name], atol=1e-6, rtol=1e-4)

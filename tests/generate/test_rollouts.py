@@ -14,7 +14,7 @@ import torch
 from sishu.batches.batch import Batch, draw
 from sishu.batches.tokens import Windows
 from sishu.generate.engine import Engine, Sampling
-from sishu.generate.rollouts import AdaptiveKL, RewardScale, Rollouts
+from sishu.generate.rollouts import AdaptiveKL, RewardScale, Rollouts, furthest
 from sishu.models.decoder import Decoder, DecoderConfig, Scorer
 from sishu.nn.device import Precision, autocast
 from sishu.objectives.ppo import PPO, ActorCritic
@@ -278,3 +278,35 @@ def test_at_first_only_the_value_model_learns(policy: Decoder, tiny_tokenizer: T
             for name, part in (("policy", source.models.policy), ("value", source.models.value))
         }
         assert moved == {"policy": learns, "value": True}
+
+
+def test_the_furthest_scores() -> None:
+    scores = torch.tensor([[3.0, -1.0, 2.0, 0.0], [5.0, 5.0, 5.0, 5.0]])
+    assert furthest(scores, 1).tolist() == [[0], [3]]
+    assert furthest(scores, 2).tolist() == [[1, 0], [0, 3]]
+    assert furthest(scores, 3).tolist() == [[1, 2, 0], [0, 2, 3]]
+    assert [sorted(row) for row in furthest(scores, 4).tolist()] == [[0, 1, 2, 3]] * 2
+
+
+def test_of_each_prompts_answers_the_best_and_the_worst_are_learnt_from(
+    policy: Decoder, tiny_tokenizer: Tokenizer
+) -> None:
+    source = rollouts(policy, tiny_tokenizer, answers=5, kept=2)
+    learnt = answers(source, source.batches(0))
+    assert len(learnt) == BATCH
+    # all answers again, from an engine, scored one at a time
+    chosen = [source.prompts[i] for i in draw(9, BATCH // 2, 0, "prompts", 3) for _ in range(5)]
+    said = source.engine.complete(chosen, Sampling(MOST, temperature=0.9, seed=3 * 1_000_003))
+    scored = []
+    for prompt, answer in zip(chosen, said, strict=True):
+        ids, ended = torch.tensor([[*prompt, *answer.ids]]), torch.tensor([answer.finish == "stop"])
+        score = source.reward(ids, torch.tensor([ids.shape[1] - 1]), ended)
+        scored.append((float(score), (prompt, answer.ids)))
+    expected = []
+    for at in range(0, len(scored), 5):
+        some = sorted(scored[at : at + 5], key=lambda one: one[0])
+        expected += [some[0][1], some[-1][1]]
+    assert sorted(learnt) == sorted(expected)
+    assert source.figures["reward"] == pytest.approx(np.mean([s for s, _ in scored]), abs=1e-4)
+    assert source.figures["reward_std"] == pytest.approx(np.std([s for s, _ in scored]), abs=1e-4)
+    assert source.figures["length"] == pytest.approx(np.mean([len(a.ids) for a in said]))

@@ -48,6 +48,19 @@ def test_log_probabilities_are_those_of_the_distribution(tiny_decoder: Decoder, 
     torch.testing.assert_close(entropy, distribution.entropy(), atol=1e-4, rtol=1e-5)
 
 
+@torch.no_grad()
+def test_positions_outside_the_mask_are_zero_and_change_nothing(tiny_decoder: Decoder) -> None:
+    ids = some_ids(2, 15)
+    mask = torch.zeros(2, ids.shape[1] - 1, dtype=torch.bool)
+    mask[0, 3:9] = mask[1, 1] = True
+    for whole, masked in zip(
+        log_probabilities(tiny_decoder, ids, 0.7),
+        log_probabilities(tiny_decoder, ids, 0.7, mask),
+        strict=True,
+    ):
+        torch.testing.assert_close(masked, whole * mask, atol=1e-6, rtol=1e-5)
+
+
 def test_the_entropy_is_only_a_figure(tiny_decoder: Decoder) -> None:
     log_p, entropy = log_probabilities(tiny_decoder, some_ids(1, 5))
     assert log_p.requires_grad and not entropy.requires_grad

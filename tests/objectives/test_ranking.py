@@ -9,7 +9,7 @@ import torch
 
 from sishu.batches.conversations import ranking_batch
 from sishu.models.decoder import Decoder, Scorer
-from sishu.objectives.ranking import pairwise, ranking
+from sishu.objectives.ranking import Ranking, pairwise
 
 
 def slow(rewards: list[list[float]]) -> tuple[float, float]:
@@ -53,7 +53,21 @@ def test_the_score_is_read_at_each_rows_last_token(tiny_decoder: Decoder) -> Non
     model.start_from(tiny_decoder, 0)
     prompts = [[[0, 9, 10, 2], [0, 9, 2], [0, 9, 11, 12, 13, 2]], [[0, 8, 2], [0, 8, 7, 2], [0, 8, 30, 2]]]
     alone = [[float(model(torch.tensor([row]))[0, -1]) for row in prompt] for prompt in prompts]
-    loss = ranking(model, ranking_batch(prompts, pad=1, share=1.0))
+    loss = Ranking()(model, ranking_batch(prompts, pad=1, share=1.0))
     expected = slow(alone)
     assert float(loss.total) == pytest.approx(expected[0], abs=1e-5)
     assert float(loss.figures["accuracy"]) == pytest.approx(expected[1])
+
+
+def test_centring_pulls_the_level_of_a_prompt_to_zero_and_nothing_else(tiny_decoder: Decoder) -> None:
+    model = Scorer(tiny_decoder.config)
+    model.start_from(tiny_decoder, 0)
+    batch = ranking_batch([[[0, 9, 10, 2], [0, 9, 2]], [[0, 8, 2], [0, 8, 7, 2]]], pad=1, share=1.0)
+    with torch.no_grad():
+        rewards = model(batch["ids"]).gather(1, batch["last"][:, None]).view(2, 2)
+    plain, centred = Ranking()(model, batch), Ranking(0.3)(model, batch)
+    level = rewards.mean(1).square().mean()
+    assert float((centred.total - plain.total).detach()) == pytest.approx(0.3 * float(level), rel=1e-5)
+    assert float(plain.total.detach()) == pytest.approx(float(pairwise(rewards)[0]), abs=1e-6)
+    assert centred.figures["loss"] == plain.figures["loss"]
+    assert float(centred.figures["level"]) == pytest.approx(float(level.sqrt()), rel=1e-5)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from sishu.road import load_recipe
 from sishu.stages.devices import DEVICES
 from sishu.stages.facts import Facts, gather_facts
@@ -12,7 +14,8 @@ from sishu.stages.forecast import plan_stages
 
 def test_every_stage_of_quickstart_is_planned() -> None:
     pretrain = {"model": {"context_length": 256}, "train": {"batch": 32, "steps": 300}}
-    road = load_recipe("quickstart", {"pretrain": pretrain, "ppo": {"passes": 4}})
+    ppo = {"passes": 4, "answers": 2}
+    road = load_recipe("quickstart", {"pretrain": pretrain, "ppo": ppo})
     c, stages = plan_stages(road, gather_facts(road, None))
     assert [s.name for s in stages] == ["pretrain", "sft", "reward", "ppo"]
     assert stages[0].tokens == 300 * 32 * 256
@@ -20,10 +23,15 @@ def test_every_stage_of_quickstart_is_planned() -> None:
     assert stages[0].flops.attention == 12 * c.layers * c.heads * c.head_width * 256 * stages[0].tokens
     assert all(s.flops.generation > 0 for s in stages[2:]) and stages[0].flops.generation == 0
     # twice the passes: the updates double, drawing and measuring the rollouts do not
-    twice = load_recipe("quickstart", {"pretrain": pretrain, "ppo": {"passes": 8}})
+    twice = load_recipe("quickstart", {"pretrain": pretrain, "ppo": ppo | {"passes": 8}})
     again = plan_stages(twice, Facts(vocabulary=4096))[1][3]
     assert 1.7 < again.flops.total / stages[3].flops.total < 2
     assert again.flops.generation == stages[3].flops.generation
+    # four times the answers: all are drawn and scored, as many as before are learnt from
+    more = load_recipe("quickstart", {"pretrain": pretrain, "ppo": ppo | {"answers": 8}})
+    drawn = plan_stages(more, Facts(vocabulary=4096))[1][3]
+    assert drawn.flops.generation == pytest.approx(4 * stages[3].flops.generation)
+    assert drawn.tokens == stages[3].tokens
 
 
 def test_a_processor_with_bf16_needs_room_for_the_scores_that_a_gpu_does_not_keep() -> None:

@@ -124,3 +124,27 @@ def test_tensors_restored_into_a_fresh_optimizer_go_on_bitwise(tiny_decoder: Dec
     second.restore({n: t.clone() for n, t in first.tensors().items()})
     a, b = steps(one, first, range(3, 6)), steps(two, second, range(3, 6))
     assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+@pytest.mark.parametrize("matrix_rate", [None, 0.02])
+def test_a_factor_multiplies_the_rates_of_the_weights_it_names(
+    tiny_decoder: Decoder, matrix_rate: float | None
+) -> None:
+    faster = SETTINGS | {"learning_rate": 4 * float(SETTINGS["learning_rate"])}  # type: ignore[arg-type]
+    faster_matrices = None if matrix_rate is None else 4 * matrix_rate
+    models = [copy.deepcopy(tiny_decoder) for _ in range(3)]
+    optimizers = [
+        Optimizer(models[0], matrix_learning_rate=matrix_rate, factors={"blocks.1.": 4.0}, **SETTINGS),
+        Optimizer(models[1], matrix_learning_rate=matrix_rate, **SETTINGS),
+        Optimizer(models[2], matrix_learning_rate=faster_matrices, **faster),
+    ]
+    mixed, slow, fast = (steps(m, o, range(3)) for m, o in zip(models, optimizers, strict=True))
+    for name in mixed:
+        torch.testing.assert_close(
+            mixed[name], (fast if name.startswith("blocks.1.") else slow)[name], rtol=1e-6, atol=1e-7
+        )
+    again = copy.deepcopy(models[0])
+    second = Optimizer(again, matrix_learning_rate=matrix_rate, factors={"blocks.1.": 4.0}, **SETTINGS)
+    second.restore({n: t.clone() for n, t in optimizers[0].tensors().items()})
+    a, b = steps(models[0], optimizers[0], range(3, 5)), steps(again, second, range(3, 5))
+    assert all(torch.equal(a[n], b[n]) for n in a)

@@ -86,6 +86,7 @@ def divergence(
         starts = torch.tensor([len(prompt) for prompt, _ in some], device=device)
         ends = torch.tensor([len(row) for row in rows], device=device)
         mask = (place >= starts[:, None]) & (place < ends[:, None])
-        difference = log_probabilities(policy, ids)[0] - log_probabilities(reference, ids)[0]
-        total += float((difference * mask).sum())
+        policy_log_p, _ = log_probabilities(policy, ids, mask=mask)
+        reference_log_p, _ = log_probabilities(reference, ids, mask=mask)
+        total += float((policy_log_p - reference_log_p).sum())
     return round(total / max(1, len(pairs)), 4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,8 +47,34 @@ class RewardScale:
         return (raw - self.mean) / self.deviation - self.unended_penalty * (~ended_B).float()
 
 
+def furthest(scores_PK: Tensor, kept: int) -> Tensor:
+    """The places of the `kept` outermost scores of each row, (P, kept): half of them the lowest, the rest
+    the highest, in rising order."""
+    order_PK = scores_PK.argsort(dim=1, stable=True)
+    low = kept // 2
+    return torch.cat([order_PK[:, :low], order_PK[:, scores_PK.shape[1] - kept + low :]], dim=1)
+
+
+class Answered(NamedTuple):
+    """One answer to one prompt."""
+
+    prompt: list[int]
+    completion: Completion
+    score: float
+
+    @property
+    def ids(self) -> list[int]:
+        return [*self.prompt, *self.completion.ids]
+
+
 class Rollouts:
-    """The source of PPO's batches. Each step answers fresh prompts with the policy as it is."""
+    """The source of PPO's batches. Each step answers fresh prompts with the policy as it is.
+
+    Every prompt is answered `answers` times, and the `kept` best and worst of these are learnt from: to
+    write and score an answer costs a fifth of learning from it, and the extremes tell most about what is
+    worth saying (Xu et al. 2025, "Not All Rollouts are Useful", arXiv:2504.13818). `batch` counts the
+    answers learnt from.
+    """
 
     def __init__(
         self,
@@ -62,6 +88,8 @@ class Rollouts:
         control: AdaptiveKL,
         batch: int,
         micro_batch: int,
+        answers: int = 1,
+        kept: int = 1,
         passes: int,
         gamma: float,
         lam: float,
@@ -78,6 +106,7 @@ class Rollouts:
             micro_batch,
             passes,
         )
+        self.answers, self.kept = answers, kept
         self.gamma, self.lam, self.precision, self.seed, self.ptx = (
             gamma,
             lam,
@@ -91,41 +120,58 @@ class Rollouts:
         self.figures: dict[str, float] = {}
 
     def batches(self, step: int) -> list[Batch]:
-        chosen = [self.prompts[i] for i in draw(len(self.prompts), self.batch, step, "prompts", self.seed)]
-        seeded = Sampling(
-            self.sampling.max_tokens,
-            temperature=self.sampling.temperature,
-            seed=self.seed * 1_000_003 + step,
-        )
-        answers = self.engine.complete(chosen, seeded)
-        pairs = sorted(
-            zip(chosen, answers, strict=True),
-            key=lambda pair: len(pair[0]) + len(pair[1].ids),
-        )
-        parts = [
-            self._measure(pairs[i : i + self.micro_batch]) for i in range(0, len(pairs), self.micro_batch)
+        given = self._answer(step)
+        places = furthest(torch.tensor([a.score for a in given]).view(-1, self.answers), self.kept)
+        kept = [
+            given[row * self.answers + place] for row, some in enumerate(places.tolist()) for place in some
         ]
-        self._note([answer for _, answer in pairs], parts)
+        kept.sort(key=lambda answered: len(answered.ids))
+        parts = [self._measure(kept[i : i + self.micro_batch]) for i in range(0, len(kept), self.micro_batch)]
+        self._note(given, parts)
         total = sum(int(p["mask"].sum()) for p in parts)
         if step < self.value_steps:  # no advantage, no gradient for the policy
             return self._with_advantages(parts, total, scale=0.0)
         return self._with_advantages(parts, total) + self.ptx(step)
 
     @torch.no_grad()
-    def _measure(self, pairs: Sequence[tuple[list[int], Completion]]) -> dict[str, Tensor]:
+    def _answer(self, step: int) -> list[Answered]:
+        """All answers of a step with their scores, those to one prompt together."""
+        drawn = draw(len(self.prompts), self.batch // self.kept, step, "prompts", self.seed)
+        chosen = [self.prompts[i] for i in drawn for _ in range(self.answers)]
+        seeded = Sampling(
+            self.sampling.max_tokens,
+            temperature=self.sampling.temperature,
+            seed=self.seed * 1_000_003 + step,
+        )
+        answers = self.engine.complete(chosen, seeded)
+        rows = [[*prompt, *answer.ids] for prompt, answer in zip(chosen, answers, strict=True)]
         device = next(self.models.parameters()).device
-        rows = [[*prompt, *answer.ids] for prompt, answer in pairs]
-        ids = pad_right(rows, self.tokenizer.pad).to(device)
+        scores = [0.0] * len(rows)
+        by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        for at in range(0, len(rows), self.micro_batch):
+            some = by_length[at : at + self.micro_batch]
+            ids = pad_right([rows[i] for i in some], self.tokenizer.pad).to(device)
+            last = torch.tensor([len(rows[i]) - 1 for i in some], device=device)
+            ended = torch.tensor([answers[i].finish == "stop" for i in some], device=device)
+            with autocast(device, self.precision):
+                found = self.reward(ids, last, ended)
+            for i, score in zip(some, found.tolist(), strict=True):
+                scores[i] = score
+        return [Answered(*one) for one in zip(chosen, answers, scores, strict=True)]
+
+    @torch.no_grad()
+    def _measure(self, given: Sequence[Answered]) -> dict[str, Tensor]:
+        device = next(self.models.parameters()).device
+        ids = pad_right([a.ids for a in given], self.tokenizer.pad).to(device)
         place = torch.arange(1, ids.shape[1], device=device)
-        starts = torch.tensor([len(prompt) for prompt, _ in pairs], device=device)
-        ends = torch.tensor([len(row) for row in rows], device=device)
+        starts = torch.tensor([len(a.prompt) for a in given], device=device)
+        ends = torch.tensor([len(a.ids) for a in given], device=device)
         mask = (place >= starts[:, None]) & (place < ends[:, None])
-        ended = torch.tensor([answer.finish == "stop" for _, answer in pairs], device=device)
+        scores = torch.tensor([a.score for a in given], device=device)
         with autocast(device, self.precision):
-            log_p, entropy = log_probabilities(self.models.policy, ids, self.sampling.temperature)
-            reference, _ = log_probabilities(self.reference, ids, self.sampling.temperature)
+            log_p, entropy = log_probabilities(self.models.policy, ids, self.sampling.temperature, mask)
+            reference, _ = log_probabilities(self.reference, ids, self.sampling.temperature, mask)
             values = self.models.value(ids[:, :-1])
-            scores = self.reward(ids, ends - 1, ended)
         rewards = token_rewards(scores, log_p, reference, mask, self.control.coefficient)
         return {
             "ids": ids,
@@ -133,7 +179,6 @@ class Rollouts:
             "log_p": log_p,
             "values": values * mask,
             "rewards": rewards,
-            "scores": scores,
             "kl": ((log_p - reference) * mask).sum(1),
             "entropy": entropy,
         }
@@ -155,9 +200,11 @@ class Rollouts:
             batches.append(Batch(kept, share=count / total, kind="rollouts"))
         return batches
 
-    def _note(self, answers: Sequence[Completion], parts: Sequence[dict[str, Tensor]]) -> None:
-        scores = torch.cat([p["scores"] for p in parts])
+    def _note(self, given: Sequence[Answered], parts: Sequence[dict[str, Tensor]]) -> None:
+        """Rewards, lengths and endings are of all answers; KL and entropy of those learnt from."""
+        scores = torch.tensor([a.score for a in given])
         entropies = torch.cat([p["entropy"][p["mask"]] for p in parts])
+        answers = [a.completion for a in given]
         count = len(answers)
         self.figures = {
             "reward": float(scores.mean()),

@@ -103,7 +103,7 @@ class PPO:
             loss = next_token(model.policy, batch)
             return Loss(loss.total, {"ptx_loss": loss.figures["loss"]})
         ids, mask = batch["ids"], batch["mask"]
-        log_p, entropy = log_probabilities(model.policy, ids, self.temperature)
+        log_p, entropy = log_probabilities(model.policy, ids, self.temperature, mask)
         policy, figures = policy_loss(log_p, batch["log_p"], batch["advantages"], mask, self.clip)
         value = value_loss(model.value(ids[:, :-1]), batch["values"], batch["returns"], mask, self.clip)
         figures |= {

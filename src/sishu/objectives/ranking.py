@@ -19,9 +19,24 @@ def pairwise(rewards_BK: Tensor) -> tuple[Tensor, Tensor]:
     return -F.logsigmoid(margins).mean(), (margins.detach() > 0).float().mean()
 
 
-def ranking(model: Scorer, batch: Batch) -> Loss:
-    """`ids` (B·K, T) in rank order within each prompt and `last` (B·K,), K from the batch's kind."""
-    answers = int(batch.kind.rsplit(" ", 1)[1])
-    rewards = model(batch["ids"]).gather(1, batch["last"][:, None]).view(-1, answers)
-    loss, accuracy = pairwise(rewards)
-    return Loss(loss, {"loss": loss.detach(), "accuracy": accuracy})
+class Ranking:
+    """The objective: all pairs of each prompt, and `centring` times the squared mean of its rewards.
+
+    A ranking says nothing about the level of a prompt's rewards; left free, the level differs between
+    prompts by as much as answers do, which is noise to whatever learns from the rewards. The second term
+    holds it near 0 (Eisenstein et al. 2023, arXiv:2312.09244, section 3).
+    """
+
+    def __init__(self, centring: float = 0.0) -> None:
+        self.centring = centring
+
+    def __call__(self, model: Scorer, batch: Batch) -> Loss:
+        """`ids` (B·K, T) in rank order within each prompt and `last` (B·K,), K from the batch's kind."""
+        answers = int(batch.kind.rsplit(" ", 1)[1])
+        rewards = model(batch["ids"]).gather(1, batch["last"][:, None]).view(-1, answers)
+        loss, accuracy = pairwise(rewards)
+        level = rewards.mean(1).square().mean()
+        return Loss(
+            loss + self.centring * level,
+            {"loss": loss.detach(), "accuracy": accuracy, "level": level.detach().sqrt()},
+        )

@@ -25,7 +25,7 @@ from sishu.train.trainer import Trainer, TrainSettings
 
 
 class PpoTraining(TrainSettings):
-    """Answers per step, and Adam as the source papers set it."""
+    """`batch` counts the answers learnt from in a step; Adam as the source papers set it."""
 
     steps: int | None = Field(40, ge=1)
     batch: int = Field(128, ge=1)
@@ -33,7 +33,7 @@ class PpoTraining(TrainSettings):
     learning_rate: float | None = Field(2e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-5, gt=0)
-    warmup: float = Field(0.12, ge=0, le=1)
+    warmup: float = Field(0.025, ge=0, le=1)
     cooldown: float = Field(0.6, ge=0, le=1)
 
 
@@ -48,6 +48,10 @@ class PpoSettings(Section):
     """Longest answer."""
     temperature: float = Field(1.0, gt=0)
     """Of the rollouts, and of the probabilities compared."""
+    answers: int = Field(8, ge=1)
+    """Answers to each prompt."""
+    kept: int = Field(2, ge=1)
+    """How many of a prompt's answers are learnt from: the worst and the best."""
     passes: int = Field(2, ge=1)
     """Updates on each step's rollouts (inner epochs)."""
     value_steps: int = Field(4, ge=0)
@@ -57,27 +61,34 @@ class PpoSettings(Section):
     """How far a probability ratio, or a value, may move and still be rewarded for it."""
     value_coefficient: float = Field(0.1, ge=0)
     """Weight of the value model's loss."""
+    value_rate: float = Field(4.0, gt=0)
+    """The value model's learning rate, as a multiple of the policy's: it has more to learn."""
     gamma: float = Field(1.0, gt=0, le=1)
     """Discount of later rewards."""
     lam: float = Field(0.95, ge=0, le=1)
     """Of generalised advantage estimation."""
     kl_coefficient: float = Field(0.05, ge=0)
     """Where β starts."""
-    kl_target: float = Field(8.0, gt=0)
+    kl_target: float = Field(20.0, gt=0)
     """Divergence from the fine-tuned model to hold, in nats per answer."""
     kl_horizon: int = Field(3_000, ge=1)
     """Episodes over which β adapts."""
     unended_penalty: float = Field(1.0, ge=0)
     """Taken from the score of an answer that does not end."""
-    ptx_coefficient: float = Field(0.05, ge=0)
+    ptx_coefficient: float = Field(0.01, ge=0)
     """Weight of the pretraining loss mixed into every update; 0 leaves it out."""
-    ptx_batch: int = Field(4, ge=1)
+    ptx_batch: int = Field(2, ge=1)
     """Windows of pretraining text per step."""
     train: PpoTraining = PpoTraining()
 
 
 def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
     """Run PPO and write the policy."""
+    if s.kept > s.answers or s.train.batch % s.kept:
+        raise UserError(
+            f"ppo.kept={s.kept} must not exceed ppo.answers={s.answers} and must divide "
+            f"ppo.train.batch={s.train.batch}, the number of answers learnt from in a step."
+        )
     device = best_device()
     policy, tokenizer = load_decoder(context.inputs["model"])
     reference, _ = load_decoder(context.inputs["model"])
@@ -119,6 +130,8 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
         control=AdaptiveKL(s.kl_coefficient, s.kl_target, s.kl_horizon),
         batch=s.train.batch,
         micro_batch=s.train.micro_batch,
+        answers=s.answers,
+        kept=s.kept,
         passes=s.passes,
         gamma=s.gamma,
         lam=s.lam,
@@ -135,6 +148,7 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
         context,
         steps=s.train.steps or 40,
         learning_rate=s.train.learning_rate or 1e-4,
+        rate_factors={"value.": s.value_rate},
     )
     trainer.fit()
     save_model(policy, tokenizer, context.folder / "model")

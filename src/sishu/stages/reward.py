@@ -19,7 +19,7 @@ from sishu.generate.engine import Engine, Sampling
 from sishu.models.decoder import Scorer
 from sishu.models.folder import load_decoder, save_model
 from sishu.nn.device import autocast, best_device
-from sishu.objectives.ranking import ranking
+from sishu.objectives.ranking import Ranking
 from sishu.run import StageContext, dump_json, write_atomic
 from sishu.stages.stage import Need, Stage
 from sishu.tokenizer.tokenizer import Tokenizer
@@ -57,6 +57,8 @@ class RewardSettings(Section):
     """Longest answer sampled from the model."""
     epochs: float = Field(1.0, gt=0)
     """Passes over the prompts, unless train.steps says otherwise."""
+    centring: float = Field(0.01, ge=0)
+    """Weight of the squared mean of a prompt's rewards, which pins the level that rankings leave free."""
     train: RewardTraining = RewardTraining()
 
 
@@ -193,7 +195,7 @@ def _train(
 
     trainer = Trainer(
         model,
-        ranking,
+        Ranking(s.centring),
         Rankings(prompts, tokenizer.pad, s.train.batch, s.train.micro_batch, context.seed),
         s.train,
         context,

@@ -40,13 +40,16 @@ class Muon:
         learning_rate: float,
         decay: float,
         momentum: float,
+        factors: Mapping[str, float] | None = None,
     ):
+        """`factors` multiply the rate of the weights whose names begin with their keys."""
         self.weights, self.learning_rate, self.decay, self.momentum = (
             weights,
             learning_rate,
             decay,
             momentum,
         )
+        self.factors = {name: _factor(name, factors or {}) for name in weights}
         self.buffers = {name: torch.zeros_like(w) for name, w in weights.items()}
         self.by_shape: dict[torch.Size, list[str]] = {}
         for name, weight in weights.items():
@@ -64,11 +67,16 @@ class Muon:
             scale = max(1.0, shape[0] / shape[1]) ** 0.5
             for name, buffer, update in zip(names, buffers, updates, strict=True):
                 self.buffers[name].copy_(buffer)
-                self.weights[name].mul_(1 - rate * self.decay).add_(update, alpha=-rate * scale)
+                own = rate * self.factors[name]
+                self.weights[name].mul_(1 - own * self.decay).add_(update, alpha=-own * scale)
 
 
 def _gradient(weight: Tensor) -> Tensor:
     return weight.grad if weight.grad is not None else torch.zeros_like(weight)
+
+
+def _factor(name: str, factors: Mapping[str, float]) -> float:
+    return next((factor for prefix, factor in factors.items() if name.startswith(prefix)), 1.0)
 
 
 class Optimizer:
@@ -83,24 +91,31 @@ class Optimizer:
         weight_decay: float,
         betas: tuple[float, float],
         eps: float,
+        factors: Mapping[str, float] | None = None,
     ) -> None:
-        """`learning_rate` is AdamW's; with a `matrix_learning_rate` the blocks' matrices are Muon's."""
+        """`learning_rate` is AdamW's; with a `matrix_learning_rate` the blocks' matrices are Muon's.
+        `factors` multiply both for the weights whose names begin with their keys ("value.")."""
         named = dict(model.named_parameters())
         matrices = {n: w for n, w in named.items() if w.ndim == 2 and "blocks." in n}
         self.muon: Muon | None = None
         if matrix_learning_rate is not None:
-            self.muon = Muon(matrices, matrix_learning_rate, weight_decay, momentum=0.95)
+            self.muon = Muon(matrices, matrix_learning_rate, weight_decay, 0.95, factors)
         rest = {n: w for n, w in named.items() if self.muon is None or n not in matrices}
-        decayed = {n: w for n, w in rest.items() if w.ndim == 2}
-        plain = {n: w for n, w in rest.items() if w.ndim != 2}
-        covered = [*(matrices if self.muon else ()), *decayed, *plain]
+        covered = [*(matrices if self.muon else ()), *rest]
         assert sorted(covered) == sorted(named), "every weight belongs to exactly one group"
-        self.names = [*decayed, *plain]
+        groups: dict[tuple[bool, float], list[str]] = {}  # by whether it decays, and its factor
+        for name, weight in rest.items():
+            groups.setdefault((weight.ndim == 2, _factor(name, factors or {})), []).append(name)
+        self.names = [name for group in groups.values() for name in group]
         self.learning_rate = learning_rate
         self.adamw = torch.optim.AdamW(
             [
-                {"params": list(decayed.values()), "weight_decay": weight_decay},
-                {"params": list(plain.values()), "weight_decay": 0.0},
+                {
+                    "params": [rest[name] for name in group],
+                    "weight_decay": weight_decay if decays else 0.0,
+                    "factor": factor,
+                }
+                for (decays, factor), group in groups.items()
             ],
             lr=learning_rate,
             betas=betas,
@@ -111,7 +126,7 @@ class Optimizer:
     def step(self, factor: float) -> None:
         """One update at `factor` times the learning rates."""
         for group in self.adamw.param_groups:
-            group["lr"] = self.learning_rate * factor
+            group["lr"] = self.learning_rate * factor * group["factor"]
         self.adamw.step()
         if self.muon is not None:
             self.muon.step(factor)

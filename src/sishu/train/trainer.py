@@ -76,8 +76,10 @@ class Trainer:
         *,
         steps: int,
         learning_rate: float,
+        rate_factors: Mapping[str, float] | None = None,
         evaluate: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
+        """`rate_factors` multiply the rates of the weights whose names begin with their keys."""
         self.model, self.objective, self.source = model, objective, source
         self.settings, self.context, self.steps = settings, context, steps
         self.evaluate = evaluate
@@ -89,6 +91,7 @@ class Trainer:
             weight_decay=settings.weight_decay,
             betas=settings.betas,
             eps=settings.eps,
+            factors=rate_factors,
         )
 
     def fit(self) -> None:

@@ -37,7 +37,7 @@ def test_a_conversation_is_streamed_and_remembered(visit: Visits, paced: Any) ->
     expect(page.locator("#stop")).to_be_visible()
     prompt, sampling = paced.asked[-1]
     assert "What is json.dumps?" in prompt and "ensure_ascii" in prompt and "And 学习?" in prompt
-    assert sampling.temperature == 0.5
+    assert sampling.temperature == 0.3
 
 
 @pytest.mark.parametrize("way", ["button", "escape", "new chat"])
