@@ -200,3 +200,12 @@ def test_the_price_of_an_hour_gives_every_stage_a_cost(tmp_path: Path, text: Pat
     manifest = run.manifest("corpus")
     assert manifest is not None
     assert manifest["figures"]["cost"] == pytest.approx(manifest["seconds"], abs=0.5)
+
+
+def test_text_and_questions_are_held_out_alike() -> None:
+    with pytest.raises(UserError, match=r"corpus\.held_out is 0\.1 and sft\.held_out 0\.05: give both"):
+        load_recipe("quickstart", parse_overrides(["corpus.held_out=0.1"]))
+    both = load_recipe("quickstart", parse_overrides(["corpus.held_out=0.1", "sft.held_out=0.1"]))
+    assert both.corpus.held_out == both.sft.held_out
+    own = load_recipe("quickstart", parse_overrides(["corpus.held_out=0.1", "sft.data=talks.jsonl"]))
+    assert own.corpus.held_out == 0.1  # one's own conversations have groups of their own

@@ -162,7 +162,7 @@ def reward(
 
 
 @app.command(
-    help="Improve the answers against the reward model (PPO). Example: sishu ppo --run runs/my kl_target=4"
+    help="Improve the answers against the reward model (PPO). Example: sishu ppo --run runs/my kl_target=10"
 )
 def ppo(
     words: Words = None,

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sishu.config import Section, build, merge, read_yaml, to_yaml
 from sishu.console import UserError, say, show_table
@@ -71,6 +71,17 @@ class Recipe(Section):
                 hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(STAGES)}"
                 raise ValueError(f"there is no stage {name!r} ({hint})")
         return [name for name in STAGES if name in stages]
+
+    @model_validator(mode="after")
+    def _one_split(self) -> Recipe:
+        """Held-out questions concern modules that pretraining has not read."""
+        text, questions = self.corpus.held_out, self.sft.held_out
+        if self.corpus.held_out_group and self.sft.data is None and text != questions:
+            raise ValueError(
+                f"corpus.held_out is {text:g} and sft.held_out {questions:g}: give both the same, "
+                "or the model reads in pretraining what it is asked about"
+            )
+        return self
 
 
 def recipe_names() -> list[str]:

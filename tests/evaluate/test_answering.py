@@ -26,7 +26,13 @@ def test_summary() -> None:
         Completion("no form", [5] * 6, "stop"),
         Completion("", [2], "stop"),
     ]
-    assert summary(answers) == {"ended": 0.75, "in_form": 0.25, "repetition": 0.25, "length": 3.5}
+    assert summary(answers) == {
+        "ended": 0.75,
+        "in_form": 0.25,
+        "repetition": 0.25,
+        "distinct": 0.5,
+        "length": 3.5,
+    }
 
 
 def test_batches_give_the_answers_of_one_by_one(tiny_decoder: Decoder, tiny_tokenizer: Tokenizer) -> None:

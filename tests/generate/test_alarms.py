@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sishu.generate.alarms import CollapseAlarms, repeats
+from sishu.generate.alarms import CollapseAlarms, distinct, repeats
 
-FINE = {"repetition": 0.05, "length": 20.0, "entropy": 2.0, "kl": 3.0}
+FINE = {"repetition": 0.05, "distinct": 0.9, "length": 20.0, "entropy": 2.0, "kl": 3.0}
 
 
 def watched(figures: list[dict[str, float]], alarms: CollapseAlarms | None = None) -> list[list[str]]:
@@ -22,6 +22,7 @@ def watched(figures: list[dict[str, float]], alarms: CollapseAlarms | None = Non
     ("name", "bad", "bearable"),
     [
         ("repetition", 0.16, 0.14),
+        ("distinct", 0.67, 0.68),
         ("length", 9.9, 10.0),
         ("length", 40.1, 40.0),
         ("entropy", 0.19, 0.21),
@@ -70,3 +71,10 @@ def test_repeats_is_what_a_slow_search_finds(ids: list[int], size: int, times: i
 def test_a_normal_answer_does_not_repeat() -> None:
     assert not repeats(list(range(100))) and not repeats([]) and not repeats([1, 2, 3, 4] * 2)
     assert repeats([1, 2, 3, 4] * 3) and repeats([7] * 6)
+
+
+def test_distinct_counts_different_runs_over_all_answers() -> None:
+    assert distinct([[1, 2, 3, 4, 5], [2, 3, 4, 5, 6]], 4) == 3 / 4  # 1234 2345 | 2345 3456
+    assert distinct([[1, 2, 3, 4]] * 10) == 0.1
+    assert distinct([[1], [], [2, 3, 4]]) == 1.0
+    assert distinct([[i, i + 100, i + 200, i + 300] for i in range(50)]) == 1.0

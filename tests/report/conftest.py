@@ -90,6 +90,7 @@ def metrics(stage: str, steps: int) -> list[dict[str, Any]]:
                 "length": 48 - 16 * share + 2 * jitter,
                 "entropy": 2.4 - 0.9 * share + 0.03 * jitter,
                 "repetition": 0.03 + 0.01 * abs(jitter),
+                "distinct": 0.8 - 0.01 * abs(jitter),
             }
         lines.append(line)
     return lines
@@ -130,8 +131,8 @@ EVALUATION: dict[str, Any] = {
         "prompts": 200,
     },
     "rewards": {
-        "sft": {"mean": 0.11, "std": 1.02, "repetition": 0.024, "length": 41.0},
-        "ppo": {"mean": 1.32, "std": 0.71, "repetition": 0.031, "length": 32.4},
+        "sft": {"mean": 0.11, "std": 1.02, "repetition": 0.024, "distinct": 0.81, "length": 41.0},
+        "ppo": {"mean": 1.32, "std": 0.71, "repetition": 0.031, "distinct": 0.64, "length": 32.4},
     },
     "kl": {"mean": 5.8, "target": 6.0},
     "samples": [

@@ -9,7 +9,7 @@ import torch
 
 from sishu.batches.batch import pad_right
 from sishu.corpus.lessons import in_asked_form
-from sishu.generate.alarms import repeats
+from sishu.generate.alarms import distinct, repeats
 from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.models.decoder import Decoder, Scorer
 from sishu.objectives.language import log_probabilities
@@ -26,13 +26,15 @@ def answer_prompts(
 
 
 def summary(answers: Sequence[Completion]) -> dict[str, float]:
-    """Shares of answers that end by themselves, that also have the asked form, that repeat; mean length."""
+    """Shares of answers that end by themselves, that also have the asked form, that repeat; how many of
+    their phrases differ (`distinct`); mean length in tokens."""
     count = len(answers)
     ended = [a for a in answers if a.finish == "stop"]
     return {
         "ended": round(len(ended) / count, 4),
         "in_form": round(sum(in_asked_form(a.text) for a in ended) / count, 4),
         "repetition": round(sum(repeats(a.ids) for a in answers) / count, 4),
+        "distinct": round(distinct([a.ids for a in answers]), 4),
         "length": round(sum(len(a.ids) for a in answers) / count, 2),
     }
 
@@ -45,7 +47,7 @@ def reward_answers(
     answers: Sequence[Completion],
     pad: int,
 ) -> dict[str, float]:
-    """Mean and deviation of the scaled rewards, with the answers' length and repetition."""
+    """Mean and deviation of the scaled rewards, with the answers' repetition, variety and length."""
     device = next(model.parameters()).device
     rewards = []
     pairs = list(zip(prompts, answers, strict=True))
@@ -62,6 +64,7 @@ def reward_answers(
         "mean": round(float(scaled.mean()), 4),
         "std": round(float(scaled.std()), 4),
         "repetition": about["repetition"],
+        "distinct": about["distinct"],
         "length": about["length"],
     }
 

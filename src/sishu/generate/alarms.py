@@ -1,4 +1,5 @@
-"""Signs that a policy is collapsing: repeating itself, running long or short, losing its entropy."""
+"""Signs that a policy is collapsing: repeating itself, giving everyone one answer, running long or short,
+losing its entropy."""
 
 from __future__ import annotations
 
@@ -13,6 +14,13 @@ def repeats(ids: Sequence[int], size: int = 4, times: int = 3) -> bool:
     return bool(runs) and max(runs.values()) >= times
 
 
+def distinct(answers: Sequence[Sequence[int]], size: int = 4) -> float:
+    """Share of different ones among the runs of `size` tokens of answers to different prompts
+    (distinct-n, Li et al. 2016, arXiv:1510.03055); near 0 where all get the same answer."""
+    runs = [tuple(ids[i : i + size]) for ids in answers for i in range(len(ids) - size + 1)]
+    return len(set(runs)) / len(runs) if runs else 1.0
+
+
 @dataclass
 class CollapseAlarms:
     """Compares a policy with what it was at the first step; an alarm rings once it has been wrong for
@@ -25,11 +33,15 @@ class CollapseAlarms:
     rung: list[str] = field(default_factory=list)
 
     def watch(self, step: int, figures: dict[str, float]) -> list[str]:
-        """Alarms that ring at this step, each a sentence; needs repetition, length, entropy and kl."""
-        self.first = self.first or {name: figures[name] for name in ("repetition", "length", "entropy")}
+        """Alarms that ring at this step, each a sentence; needs repetition, distinct, length,
+        entropy and kl."""
+        self.first = self.first or {
+            name: figures[name] for name in ("repetition", "distinct", "length", "entropy")
+        }
         first = self.first
         signs = {
             "repetition": figures["repetition"] > first["repetition"] + 0.1,
+            "distinct": figures["distinct"] < 0.75 * first["distinct"],
             "length": not 0.5 <= figures["length"] / max(first["length"], 1.0) <= 2.0,
             "entropy": figures["entropy"] < 0.1 * first["entropy"],
             "kl": figures["kl"] > self.kl_limit,

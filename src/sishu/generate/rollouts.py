@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sishu.batches.batch import Batch, draw, pad_right
 from sishu.console import warn
-from sishu.generate.alarms import CollapseAlarms, repeats
+from sishu.generate.alarms import CollapseAlarms, distinct, repeats
 from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.models.decoder import Decoder, Scorer
 from sishu.nn.device import Precision, autocast
@@ -214,6 +214,7 @@ class Rollouts:
             "length": sum(len(a.ids) for a in answers) / count,
             "ended": sum(a.finish == "stop" for a in answers) / count,
             "repetition": sum(repeats(a.ids) for a in answers) / count,
+            "distinct": distinct([a.ids for a in answers[:: self.answers]]),
             "entropy": float(entropies.mean()),
         }
 

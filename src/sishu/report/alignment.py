@@ -32,6 +32,7 @@ def alignment(run: RunFigures) -> Section:
         ("length", "Length of answers, tokens", []),
         ("entropy", "Entropy of the policy, nats per token", []),
         ("repetition", "Repetition in answers", []),
+        ("distinct", "Different phrases among answers", []),
     ]
     for metric, title, levels in charts:
         stages = ("ppo", "eval") if levels else ("ppo",)
@@ -42,6 +43,7 @@ def alignment(run: RunFigures) -> Section:
             fixed_words(number(rewards, name, "mean"), 2),
             fixed_words(number(rewards, name, "std"), 2),
             percent_words(number(rewards, name, "repetition")),
+            percent_words(number(rewards, name, "distinct")),
             fixed_words(number(rewards, name, "length"), 1),
         ]
         for name in in_order(list(rewards))
@@ -53,6 +55,7 @@ def alignment(run: RunFigures) -> Section:
             "Reward, mean",
             "Reward, spread",
             "Repetition",
+            "Different phrases",
             "Length, tokens",
         ]
         section.tables.append(("Answers to held-out questions", Table(head, rows), "eval"))

@@ -75,7 +75,7 @@ class PpoSettings(Section):
     """Episodes over which β adapts."""
     unended_penalty: float = Field(1.0, ge=0)
     """Taken from the score of an answer that does not end."""
-    ptx_coefficient: float = Field(0.01, ge=0)
+    ptx_coefficient: float = Field(0.05, ge=0)
     """Weight of the pretraining loss mixed into every update; 0 leaves it out."""
     ptx_batch: int = Field(2, ge=1)
     """Windows of pretraining text per step."""
