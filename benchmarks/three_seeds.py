@@ -57,6 +57,8 @@ def figures(found: dict[str, Any], other: dict[str, Any], ppo: dict[str, Any]) -
         "KL, nats per answer": found["kl"]["mean"],
         "KL target": found["kl"]["target"],
         "alarms": len(ppo["alarms"]),
+        "different phrases, SFT": rewards["sft"]["distinct"],
+        "different phrases, PPO": rewards["ppo"]["distinct"],
         "first pass: ratio deviation": ppo["ratio_deviation_first_pass"],
         "first pass: approxkl": ppo["approxkl_first_pass"],
         "first pass: clipfrac": ppo["clipfrac_first_pass"],
