@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from sishu.tokenizer.tokenizer import Tokenizer
 from sishu.tokenizer.train import train_bpe
 
 torch.set_num_threads(1)
+# a suite started in the background inherits that Ctrl-C is ignored, and so would the commands it stops
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",
