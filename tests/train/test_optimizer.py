@@ -130,7 +130,7 @@ def test_tensors_restored_into_a_fresh_optimizer_go_on_bitwise(tiny_decoder: Dec
 def test_a_factor_multiplies_the_rates_of_the_weights_it_names(
     tiny_decoder: Decoder, matrix_rate: float | None
 ) -> None:
-    faster = SETTINGS | {"learning_rate": 4 * float(SETTINGS["learning_rate"])}  # type: ignore[arg-type]
+    faster = SETTINGS | {"learning_rate": 4 * 3e-3}
     faster_matrices = None if matrix_rate is None else 4 * matrix_rate
     models = [copy.deepcopy(tiny_decoder) for _ in range(3)]
     optimizers = [
