@@ -74,12 +74,13 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _one_split(self) -> Recipe:
-        """Held-out questions concern modules that pretraining has not read."""
+        """Held-out questions concern modules that pretraining has not read, and the held-out text modules
+        that fine-tuning has not taught."""
         text, questions = self.corpus.held_out, self.sft.held_out
         if self.corpus.held_out_group and self.sft.data is None and text != questions:
             raise ValueError(
                 f"corpus.held_out is {text:g} and sft.held_out {questions:g}: give both the same, "
-                "or the model reads in pretraining what it is asked about"
+                "or one stage teaches what the other examines"
             )
         return self
 
