@@ -44,6 +44,9 @@ class Source(Protocol):
     def after(self, step: int, figures: dict[str, float]) -> None:
         """Called when the step is done, with its figures, which it may add to."""
 
+    def done(self) -> bool:
+        """Whether to end here, before the last step, there being nothing more to gain."""
+
     def state(self) -> dict[str, Any]:
         """What must be kept to go on after a kill, as plain JSON; {} when the step says it all."""
 
@@ -58,6 +61,9 @@ class Stateless:
 
     def after(self, step: int, figures: dict[str, float]) -> None:
         pass
+
+    def done(self) -> bool:
+        return False
 
     def state(self) -> dict[str, Any]:
         return {}

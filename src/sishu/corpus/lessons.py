@@ -219,14 +219,16 @@ def _pick(templates: tuple[str, ...], name: str) -> str:
 def damage(answer: str, rng: random.Random) -> str:
     """A plausible bad answer made from a good one, never equal to it.
 
-    One of: words in another order, cut off before the end, a phrase said again and again,
-    characters missing. Half the time the `` `name`: `` in front stays whole, so that a judge has to
-    read what follows. Text without spaces (Chinese) is handled by characters.
+    A third of the time its first words only, ended as if that were all: the other ways leave broken
+    sentences, from which a judge would learn that any short whole sentence is good. Else one of: words in
+    another order, cut off before the end, a phrase said again and again, characters missing. Half the
+    time the `` `name`: `` in front stays whole, so that a judge has to read what follows. Text without
+    spaces (Chinese) is handled by characters.
     """
-    head = re.match(r"`[^`]+`: ", answer)
-    kept = head[0] if head and rng.random() < 0.5 else ""
+    head = _head(answer)
+    kept = head if rng.random() < 0.5 else ""
     rest = answer[len(kept) :]
-    ways = [_shuffled, _cut, _repeated, _thinned]
+    ways = [_shortened, _shortened, _shuffled, _cut, _repeated, _thinned]
     rng.shuffle(ways)
     for way in ways:
         damaged = kept + way(rest, rng)
@@ -235,9 +237,21 @@ def damage(answer: str, rng: random.Random) -> str:
     return f"{answer} {answer}" if answer else "`"
 
 
+def _head(answer: str) -> str:
+    head = re.match(r"`[^`]+`: ", answer)
+    return head[0] if head else ""
+
+
 def _units(text: str) -> list[str]:
     words = re.findall(r"\S+\s*", text)
     return words if len(words) >= 4 else list(text)
+
+
+def _shortened(text: str, rng: random.Random) -> str:
+    head = _head(text)
+    units = _units(text[len(head) :])
+    few = "".join(units[: min(rng.randint(2, 6), len(units) - 1)]).rstrip(" .,;:!?。，；：！？")
+    return f"{head}{few}{'。' if few[-1] >= '⺀' else '.'}" if few else text
 
 
 def _shuffled(text: str, rng: random.Random) -> str:

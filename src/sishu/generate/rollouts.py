@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -73,7 +74,7 @@ class Rollouts:
     Every prompt is answered `answers` times, and the `kept` best and worst of these are learnt from: to
     write and score an answer costs a fifth of learning from it, and the extremes tell most about what is
     worth saying (Xu et al. 2025, "Not All Rollouts are Useful", arXiv:2504.13818). `batch` counts the
-    answers learnt from.
+    answers learnt from. The source is done once a step's answers diverge by `kl_stop` nats.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Rollouts:
         precision: Precision,
         seed: int,
         value_steps: int = 0,
+        kl_stop: float = math.inf,
         ptx: Callable[[int], list[Batch]],
     ) -> None:
         self.models, self.reference, self.reward = models, reference, reward
@@ -114,10 +116,11 @@ class Rollouts:
             seed,
             ptx,
         )
-        self.value_steps = value_steps
+        self.value_steps, self.kl_stop = value_steps, kl_stop
         self.engine = Engine(models.policy, tokenizer)
         self.alarms = CollapseAlarms(kl_limit=1.5 * control.target)
         self.figures: dict[str, float] = {}
+        self.far = False
 
     def batches(self, step: int) -> list[Batch]:
         given = self._answer(step)
@@ -226,6 +229,10 @@ class Rollouts:
         for alarm in self.alarms.watch(step, rolled):
             warn(f"Alarm, {alarm}")
         self.control.update(rolled["kl"], self.batch)
+        self.far = rolled["kl"] >= self.kl_stop
+
+    def done(self) -> bool:
+        return self.far
 
     def state(self) -> dict[str, Any]:
         a = self.alarms
@@ -234,9 +241,10 @@ class Rollouts:
             "first": a.first,
             "wrong": a.wrong,
             "rung": a.rung,
+            "far": self.far,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.control.coefficient = state["kl_coefficient"]
         self.alarms.first, self.alarms.wrong = state["first"], state["wrong"]
-        self.alarms.rung = state["rung"]
+        self.alarms.rung, self.far = state["rung"], state["far"]

@@ -19,6 +19,17 @@ def pairwise(rewards_BK: Tensor) -> tuple[Tensor, Tensor]:
     return -F.logsigmoid(margins).mean(), (margins.detach() > 0).float().mean()
 
 
+def rewards_of(model: Scorer, ids_BT: Tensor, last_B: Tensor, rows: int = 32) -> Tensor:
+    """The reward (B,) of each row, read at `last_B`; `rows` of like length at a time, so that short rows
+    are not worked out to the length of the longest."""
+    order_B = last_B.argsort(stable=True)
+    parts = []
+    for some in torch.split(order_B, rows):
+        length = int(last_B[some].max()) + 1
+        parts.append(model(ids_BT[some, :length]).gather(1, last_B[some, None]).squeeze(1))
+    return torch.cat(parts)[order_B.argsort()]
+
+
 class Ranking:
     """The objective: all pairs of each prompt, and `centring` times the squared mean of its rewards.
 
@@ -33,7 +44,7 @@ class Ranking:
     def __call__(self, model: Scorer, batch: Batch) -> Loss:
         """`ids` (B·K, T) in rank order within each prompt and `last` (B·K,), K from the batch's kind."""
         answers = int(batch.kind.rsplit(" ", 1)[1])
-        rewards = model(batch["ids"]).gather(1, batch["last"][:, None]).view(-1, answers)
+        rewards = rewards_of(model, batch["ids"], batch["last"]).view(-1, answers)
         loss, accuracy = pairwise(rewards)
         level = rewards.mean(1).square().mean()
         return Loss(

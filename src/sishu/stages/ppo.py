@@ -29,8 +29,8 @@ class PpoTraining(TrainSettings):
 
     steps: int | None = Field(40, ge=1)
     batch: int = Field(128, ge=1)
-    micro_batch: int = Field(64, ge=1)
-    learning_rate: float | None = Field(2e-4, gt=0)
+    micro_batch: int = Field(32, ge=1)
+    learning_rate: float | None = Field(1.75e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-5, gt=0)
     warmup: float = Field(0.025, ge=0, le=1)
@@ -71,13 +71,16 @@ class PpoSettings(Section):
     """Where β starts."""
     kl_target: float = Field(20.0, gt=0)
     """Divergence from the fine-tuned model to hold, in nats per answer."""
-    kl_horizon: int = Field(3_000, ge=1)
+    kl_horizon: int = Field(10_000, ge=1)
     """Episodes over which β adapts."""
+    kl_stop: float = Field(0.85, gt=0)
+    """Learning ends when the divergence has come to this share of its target: β changes what is wanted, and
+    alone turns the policy too late to keep it below."""
     unended_penalty: float = Field(1.0, ge=0)
     """Taken from the score of an answer that does not end."""
-    ptx_coefficient: float = Field(0.05, ge=0)
+    ptx_coefficient: float = Field(0.15, ge=0)
     """Weight of the pretraining loss mixed into every update; 0 leaves it out."""
-    ptx_batch: int = Field(2, ge=1)
+    ptx_batch: int = Field(4, ge=1)
     """Windows of pretraining text per step."""
     train: PpoTraining = PpoTraining()
 
@@ -138,6 +141,7 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
         precision=s.train.precision,
         seed=context.seed,
         value_steps=s.value_steps,
+        kl_stop=s.kl_stop * s.kl_target,
         ptx=ptx,
     )
     trainer = Trainer(
@@ -147,7 +151,7 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
         s.train,
         context,
         steps=s.train.steps or 40,
-        learning_rate=s.train.learning_rate or 1e-4,
+        learning_rate=s.train.learning_rate or 1.75e-4,
         rate_factors={"value.": s.value_rate},
     )
     trainer.fit()
@@ -159,8 +163,11 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
     def mean(name: str) -> float:
         return round(float(sum(line[name] for line in last)) / len(last), 4)
 
+    if source.done():
+        say(f"  ended after {len(lines)} steps, the KL having come to {s.kl_stop:.0%} of its target")
     say(f"  reward {first['reward']:.2f} → {mean('reward'):.2f}, KL {mean('kl'):.2f} of {s.kl_target:g} nats")
     return {
+        "steps": len(lines),
         "reward_first": round(first["reward"], 4),
         "reward_last": mean("reward"),
         "kl_last": mean("kl"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -19,7 +20,7 @@ from sishu.generate.engine import Engine, Sampling
 from sishu.models.decoder import Scorer
 from sishu.models.folder import load_decoder, save_model
 from sishu.nn.device import autocast, best_device
-from sishu.objectives.ranking import Ranking
+from sishu.objectives.ranking import Ranking, rewards_of
 from sishu.run import StageContext, dump_json, write_atomic
 from sishu.stages.stage import Need, Stage
 from sishu.tokenizer.tokenizer import Tokenizer
@@ -49,12 +50,15 @@ class RewardSettings(Section):
     """A fine-tuned model folder to start from, instead of this run's."""
     data: Path | None = None
     """Conversations (JSONL) whose answers rank first, instead of this run's."""
-    prompts: int = Field(3000, ge=2)
+    prompts: int = Field(5000, ge=2)
     """Training prompts to rank answers for."""
     held_out_prompts: int = Field(200, ge=1)
     """Held-out prompts to measure accuracy on."""
     max_tokens: int = Field(64, ge=1)
     """Longest answer sampled from the model."""
+    temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0, 0.5), min_length=1)
+    """Of the sampled answers, prompt by prompt in turn: the cooler ones show the phrases that the model
+    falls back on, which PPO would otherwise find to be thought well of."""
     epochs: float = Field(1.0, gt=0)
     """Passes over the prompts, unless train.steps says otherwise."""
     centring: float = Field(0.01, ge=0)
@@ -63,11 +67,17 @@ class RewardSettings(Section):
 
 
 def ranked_answers(
-    items: list[dict[str, Any]], count: int, engine: Engine, max_tokens: int, seed: int
+    items: list[dict[str, Any]],
+    count: int,
+    engine: Engine,
+    max_tokens: int,
+    seed: int,
+    temperatures: Sequence[float] = (1.0,),
 ) -> list[dict[str, Any]]:
     """For up to `count` conversations: the prompt's ids and four answers as ids, best first (see `RANKS`).
 
-    A prompt whose sampled answer is the documented one is left out, there being nothing to rank.
+    The sampled answers are drawn at the `temperatures` in turn. A prompt whose sampled answer is the
+    documented one is left out, there being nothing to rank.
     """
     tokenizer, limit = engine.tokenizer, engine.model.config.context_length
     order: list[int] = []
@@ -81,8 +91,13 @@ def ranked_answers(
     with progress("answers to rank", len(prompts), "prompts") as bar:
         for at in range(0, len(prompts), 128):
             some = prompts[at : at + 128]
-            made = engine.complete(some, Sampling(max_tokens=max_tokens, seed=seed * 7919 + at))
-            sampled += [answer.ids for answer in made]
+            made: list[list[int]] = [[] for _ in some]
+            for turn, temperature in enumerate(temperatures[: len(some)]):
+                how = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed * 7919 + at + turn)
+                made[turn :: len(temperatures)] = [
+                    answer.ids for answer in engine.complete(some[turn :: len(temperatures)], how)
+                ]
+            sampled += made
             bar.advance(len(some))
     ranked = []
     for place, (index, prompt) in enumerate(zip(order, prompts, strict=True)):
@@ -122,7 +137,7 @@ def score(model: Scorer, rankings: list[dict[str, Any]], pad: int) -> torch.Tens
         rows = [full_rows(item) for item in rankings[at : at + 32]]
         batch: Batch = ranking_batch(rows, pad, 1.0).to(device)
         with autocast(device, "fp32"):
-            rewards = model(batch["ids"]).gather(1, batch["last"][:, None])
+            rewards = rewards_of(model, batch["ids"], batch["last"])
         parts.append(rewards.view(len(rows), -1).cpu())
     return torch.cat(parts)
 
@@ -163,7 +178,7 @@ def work(s: RewardSettings, context: StageContext) -> dict[str, Any]:
         sides[side] = _make_once(
             context.folder / f"rankings-{side}.jsonl",
             lambda source=source, count=count: ranked_answers(
-                read_conversations(source), count, engine, s.max_tokens, context.seed
+                read_conversations(source), count, engine, s.max_tokens, context.seed, s.temperatures
             ),
         )
     if not sides["train"] or not sides["validation"]:

@@ -37,7 +37,7 @@ class SftTraining(TrainSettings):
     """AdamW alone, gently."""
 
     batch: int = Field(64, ge=1)
-    micro_batch: int = Field(64, ge=1)
+    micro_batch: int = Field(32, ge=1)
     learning_rate: float | None = Field(1e-3, gt=0)
     warmup: float = Field(0.05, ge=0, le=1)
 
@@ -82,7 +82,7 @@ def split(
 def answer_loss(model: Decoder, rows: list[Conversation], pad: int, precision: Precision) -> float:
     """Mean nats per token of the assistant's words."""
     device, total, count = next(model.parameters()).device, 0.0, 0
-    for batch in in_micro_batches(rows, pad, 64):
+    for batch in in_micro_batches(rows, pad, 32):
         with autocast(device, precision):
             losses = token_losses(model, batch["ids"].to(device), batch["targets"].to(device))
         total, count = total + float(losses.double().sum()), count + losses.numel()

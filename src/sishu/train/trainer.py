@@ -95,7 +95,7 @@ class Trainer:
         )
 
     def fit(self) -> None:
-        """Train to the end, then drop the checkpoints; raises UserError when the loss is not a number."""
+        """Train to the end, or until the source is done; raises UserError when the loss is not a number."""
         folder = self.context.folder / "checkpoint"
         found = load_checkpoint(folder, self.model, self.optimizer) if self.context.resumed else None
         start = 0 if found is None else found.step
@@ -105,6 +105,8 @@ class Trainer:
         saved = time.monotonic()
         with progress(self.context.name, self.steps, "steps", start) as bar:
             for step in range(start, self.steps):
+                if self.source.done():
+                    break
                 began = time.monotonic()
                 figures = self._step(step)
                 self.source.after(step, figures)
@@ -114,7 +116,7 @@ class Trainer:
                 }
                 line |= {name: _round(value) for name, value in figures.items()}
                 line["step_seconds"] = round(time.monotonic() - began, 4)
-                last = step + 1 == self.steps
+                last = step + 1 == self.steps or self.source.done()
                 if self.evaluate and ((step + 1) % self.settings.evaluate_every == 0 or last):
                     self.model.eval()
                     line |= {name: _round(value) for name, value in self.evaluate().items()}
