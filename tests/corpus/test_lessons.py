@@ -243,6 +243,21 @@ def test_damage_is_varied_and_plausible(lessons: list[Lesson]) -> None:
     assert len({len(bad) < len(good) for good, bad in pairs}) == 2
 
 
+@pytest.mark.parametrize(
+    ("answer", "short"),
+    [
+        ("`os.getcwd()`: Return the current, working directory of this process.", r"`os.getcwd\(\)`: .*\."),
+        ("`排序`：把列表中的元素按从小到大的顺序排列，并返回它。", r".*。"),
+    ],
+)
+def test_some_damage_is_a_few_first_words_ended_as_if_that_were_all(answer: str, short: str) -> None:
+    found = {damage(answer, random.Random(seed)) for seed in range(200)}
+    few = {bad for bad in found if answer.startswith(bad[:-1]) and bad[-1] in ".。"}
+    assert len(few) >= 4
+    assert all(re.fullmatch(short, bad) and len(bad) < len(answer) for bad in few)
+    assert all(re.search(r"[\w`]$", bad[:-1]) for bad in few), "no mark before the full stop"
+
+
 def test_a_made_up_name_is_the_same_in_question_and_answer(lessons: list[Lesson]) -> None:
     copies = renamed(lessons, "1/0")
     assert len(copies) == len(lessons) and copies == renamed(lessons, "1/0") != renamed(lessons, "2/0")

@@ -254,6 +254,22 @@ def test_state_goes_through_json(policy: Decoder, tiny_tokenizer: Tokenizer) -> 
     )
 
 
+def test_it_is_done_once_the_divergence_has_come_to_the_stop(
+    policy: Decoder, tiny_tokenizer: Tokenizer
+) -> None:
+    source, without = (rollouts(policy, tiny_tokenizer, **more) for more in ({"kl_stop": 1.5}, {}))
+    for step, (kl, enough) in enumerate(((1.4, False), (1.5, True))):
+        for one in (source, without):
+            one.batches(step)
+            one.figures["kl"] = kl
+            one.after(step, {})
+        assert source.done() is enough and not without.done()
+    resumed = rollouts(policy, tiny_tokenizer, kl_stop=1.5)
+    assert not resumed.done()
+    resumed.restore(json.loads(json.dumps(source.state())))
+    assert resumed.done()
+
+
 def test_a_collapse_is_warned_of(
     policy: Decoder, tiny_tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:

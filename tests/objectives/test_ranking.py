@@ -9,7 +9,7 @@ import torch
 
 from sishu.batches.conversations import ranking_batch
 from sishu.models.decoder import Decoder, Scorer
-from sishu.objectives.ranking import Ranking, pairwise
+from sishu.objectives.ranking import Ranking, pairwise, rewards_of
 
 
 def slow(rewards: list[list[float]]) -> tuple[float, float]:
@@ -71,3 +71,31 @@ def test_centring_pulls_the_level_of_a_prompt_to_zero_and_nothing_else(tiny_deco
     assert float(plain.total.detach()) == pytest.approx(float(pairwise(rewards)[0]), abs=1e-6)
     assert centred.figures["loss"] == plain.figures["loss"]
     assert float(centred.figures["level"]) == pytest.approx(float(level.sqrt()), rel=1e-5)
+
+
+def test_rewards_in_parts_of_like_length_are_those_of_the_whole(tiny_decoder: Decoder) -> None:
+    model = Scorer(tiny_decoder.config)
+    model.start_from(tiny_decoder, 0)
+    lengths = (5, 2, 9, 2, 7, 1, 9)
+    batch = ranking_batch([[[6 + n] * n for n in lengths]], pad=1, share=1.0)
+    weights = torch.arange(1.0, 1 + len(lengths))
+    found: dict[int, tuple[list[float], list[torch.Tensor]]] = {}
+    for rows in (1, 3, 100):
+        model.zero_grad()
+        rewards = rewards_of(model, batch["ids"], batch["last"], rows)
+        (rewards * weights).sum().backward()
+        gradients = [w.grad.clone() for w in model.parameters() if w.grad is not None]
+        found[rows] = (rewards.tolist(), gradients)
+    whole = model(batch["ids"]).gather(1, batch["last"][:, None]).squeeze(1)
+    for rewards_found, gradients in found.values():
+        assert rewards_found == pytest.approx(whole.tolist(), abs=1e-5)
+        torch.testing.assert_close(gradients, found[100][1], rtol=1e-3, atol=1e-5)
+
+
+def test_short_rows_are_not_worked_out_to_the_length_of_the_longest(tiny_decoder: Decoder) -> None:
+    model = Scorer(tiny_decoder.config)
+    shapes: list[tuple[int, ...]] = []
+    model.register_forward_pre_hook(lambda _, given: shapes.append(tuple(given[0].shape)))
+    batch = ranking_batch([[[9] * n for n in (2, 30, 3, 2)]], pad=1, share=1.0)
+    rewards_of(model, batch["ids"], batch["last"], rows=3)
+    assert shapes == [(3, 3), (1, 30)]

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from sishu.batches.conversations import write_conversations
 from sishu.config import build
 from sishu.console import UserError, set_quiet
-from sishu.generate.engine import Engine
+from sishu.generate.engine import Engine, Sampling
 from sishu.models.decoder import Decoder, Scorer
 from sishu.models.folder import load_scorer
 from sishu.run import Run, external_input
@@ -83,6 +83,18 @@ def test_rankings_are_reproducible_and_counted(engine: Engine, ranked: list[dict
     other = ranked_answers(items, 12, engine, 8, seed=1)
     assert [r["name"] for r in other] != [r["name"] for r in ranked]
     assert len(ranked_answers(items, 5, engine, 8, seed=0)) == 5
+
+
+def test_answers_are_sampled_at_the_temperatures_in_turn(engine: Engine) -> None:
+    items = [talk(i) for i in range(12)]
+    for cool in (0, 1):
+        turns = (0.0, 50.0) if cool == 0 else (50.0, 0.0)
+        made = ranked_answers(items, 12, engine, 8, seed=0, temperatures=turns)
+        assert len(made) == 12
+        greedy = engine.complete([one["prompt"] for one in made], Sampling(max_tokens=8, temperature=0))
+        same = [one["answers"][1] == best.ids for one, best in zip(made, greedy, strict=True)]
+        assert all(same[cool::2]) and not all(same[1 - cool :: 2])
+    assert len(ranked_answers(items, 1, engine, 8, seed=0, temperatures=(1.0, 0.5, 0.2))) <= 1
 
 
 def test_what_does_not_fit_the_context_is_left_out(engine: Engine) -> None:

@@ -168,6 +168,34 @@ def test_killed_and_resumed_is_bitwise_uninterrupted(
     assert seconds == sorted(seconds), "working time goes on over the pieces"
 
 
+def test_a_source_that_is_done_ends_the_training_for_good(
+    tmp_path: Path, tiny_decoder: Decoder, tiny_tokenizer: Tokenizer
+) -> None:
+    """Killed between its last step and its artifact, it goes on to the same end without another step."""
+    make = ppo(tiny_decoder, tiny_tokenizer)
+
+    def soon(context: StageContext, settings: TrainSettings) -> Trainer:
+        trainer = make(context, settings)
+        assert isinstance(trainer.source, Rollouts)
+        trainer.source.kl_stop = -math.inf
+        return trainer
+
+    weights, lines = run(tmp_path / "whole", soon)
+    assert [line["step"] for line in lines] == [0] and STEPS > 1
+    with (
+        pytest.raises(Killed),
+        Run(tmp_path / "killed").begin("pretrain", "key", SETTINGS, {}, seed=3) as (
+            context,
+            _,
+        ),
+    ):
+        soon(context, SETTINGS).fit()
+        raise Killed
+    again, again_lines = run(tmp_path / "killed", soon)
+    assert without_times(again_lines) == without_times(lines)
+    assert all(torch.equal(weight, again[name]) for name, weight in weights.items())
+
+
 def make_start(decoder: Decoder, kind: str) -> list[tuple[str, Tensor]]:
     if kind == "language":
         return list(decoder.named_parameters())

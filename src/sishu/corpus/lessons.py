@@ -251,7 +251,7 @@ def _shortened(text: str, rng: random.Random) -> str:
     head = _head(text)
     units = _units(text[len(head) :])
     few = "".join(units[: min(rng.randint(2, 6), len(units) - 1)]).rstrip(" .,;:!?。，；：！？")
-    return f"{head}{few}{'。' if few[-1] >= '⺀' else '.'}" if few else text
+    return f"{head}{few}{'。' if text.endswith('。') else '.'}" if few else text
 
 
 def _shuffled(text: str, rng: random.Random) -> str:
