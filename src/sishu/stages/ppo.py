@@ -30,7 +30,7 @@ class PpoTraining(TrainSettings):
     steps: int | None = Field(40, ge=1)
     batch: int = Field(128, ge=1)
     micro_batch: int = Field(32, ge=1)
-    learning_rate: float | None = Field(1.75e-4, gt=0)
+    learning_rate: float | None = Field(2.5e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-5, gt=0)
     warmup: float = Field(0.025, ge=0, le=1)
@@ -73,14 +73,14 @@ class PpoSettings(Section):
     """Divergence from the fine-tuned model to hold, in nats per answer."""
     kl_horizon: int = Field(10_000, ge=1)
     """Episodes over which β adapts."""
-    kl_stop: float = Field(0.85, gt=0)
+    kl_stop: float = Field(0.9, gt=0)
     """Learning ends when the divergence has come to this share of its target: β changes what is wanted, and
     alone turns the policy too late to keep it below."""
     unended_penalty: float = Field(1.0, ge=0)
     """Taken from the score of an answer that does not end."""
-    ptx_coefficient: float = Field(0.15, ge=0)
+    ptx_coefficient: float = Field(0.05, ge=0)
     """Weight of the pretraining loss mixed into every update; 0 leaves it out."""
-    ptx_batch: int = Field(4, ge=1)
+    ptx_batch: int = Field(2, ge=1)
     """Windows of pretraining text per step."""
     train: PpoTraining = PpoTraining()
 
@@ -151,7 +151,7 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
         s.train,
         context,
         steps=s.train.steps or 40,
-        learning_rate=s.train.learning_rate or 1.75e-4,
+        learning_rate=s.train.learning_rate or 2.5e-4,
         rate_factors={"value.": s.value_rate},
     )
     trainer.fit()
