@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sishu.generate.alarms import CollapseAlarms, distinct, repeats
+from sishu.generate.alarms import CollapseAlarms, distinct, repeats, sameness
 
 FINE = {"repetition": 0.05, "distinct": 0.9, "length": 20.0, "entropy": 2.0, "kl": 3.0}
 
@@ -78,3 +78,14 @@ def test_distinct_counts_different_runs_over_all_answers() -> None:
     assert distinct([[1, 2, 3, 4]] * 10) == 0.1
     assert distinct([[1], [], [2, 3, 4]]) == 1.0
     assert distinct([[i, i + 100, i + 200, i + 300] for i in range(50)]) == 1.0
+
+
+def test_sameness_is_the_share_of_other_prompts_that_get_the_same() -> None:
+    everyone = sameness([[1, 2, 3, 4, 5]] * 5, range(5))
+    assert everyone == [1.0] * 5
+    half = sameness([[1, 2, 3, 4, 5], [1, 2, 3, 4, 9], [6, 7, 8, 9], [1, 2, 3]], range(4))
+    assert half == pytest.approx([0.5 / 3, 0.5 / 3, 0.0, 0.0])  # one of two runs, one of three prompts
+    assert sameness([[1, 2, 3, 4]] * 4, [0, 0, 0, 0]) == [0.0] * 4, "one prompt's own answers may be alike"
+    assert sameness([[1, 2, 3, 4]] * 4, [0, 0, 1, 2]) == [1.0] * 4
+    assert sameness([[1, 2, 3, 4] * 9, [1, 2, 3, 4]], [0, 1]) == pytest.approx([1 / 4, 1.0])
+    assert sameness([[], [1]], [0, 1]) == [0.0, 0.0] and sameness([], []) == []

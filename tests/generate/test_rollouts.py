@@ -13,7 +13,7 @@ import torch
 
 from sishu.batches.batch import Batch, draw
 from sishu.batches.tokens import Windows
-from sishu.generate.engine import Engine, Sampling
+from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.generate.rollouts import AdaptiveKL, RewardScale, Rollouts, furthest
 from sishu.models.decoder import Decoder, DecoderConfig, Scorer
 from sishu.nn.device import Precision, autocast
@@ -294,6 +294,31 @@ def test_at_first_only_the_value_model_learns(policy: Decoder, tiny_tokenizer: T
             for name, part in (("policy", source.models.policy), ("value", source.models.value))
         }
         assert moved == {"policy": learns, "value": True}
+
+
+def test_what_everyone_is_told_is_worth_less(policy: Decoder, tiny_tokenizer: Tokenizer) -> None:
+    plain, strict = (rollouts(policy, tiny_tokenizer, sameness_penalty=p) for p in (0.0, 2.0))
+    given = [one._replace(sameness=0.1 * i) for i, one in enumerate(plain._answer(0))]
+    free, taken = plain._measure(given)["rewards"], strict._measure(given)["rewards"]
+    expected = torch.tensor([0.2 * i for i in range(len(given))])
+    torch.testing.assert_close((free - taken).sum(1), expected, atol=1e-5, rtol=1e-4)
+    assert ((free != taken).sum(1) <= 1).all(), "at the last token alone, like the score"
+    for source in (plain, strict):
+        source.batches(0)
+        assert source.figures["reward"] == pytest.approx(sum(one.score for one in given) / len(given))
+        assert 0 <= source.figures["sameness"] <= 1
+
+
+def test_an_answer_given_to_every_prompt_is_seen_to_be(policy: Decoder, tiny_tokenizer: Tokenizer) -> None:
+    source = rollouts(policy, tiny_tokenizer, batch=8, answers=2, kept=1)
+    said = torch.arange(7, 7 + MOST).tolist()
+    source.engine.complete = lambda prompts, sampling: [  # type: ignore[method-assign]
+        Completion("", said if i // 2 % 2 else [10 + i, 20 + i, 30 + i, 40 + i], "length")
+        for i in range(len(prompts))
+    ]
+    same = [one.sameness for one in source._answer(0)]
+    assert len(same) == 16
+    assert same[2::4] == same[3::4] == pytest.approx([3 / 7] * 4) and not any(same[0::4] + same[1::4])
 
 
 def test_the_furthest_scores() -> None:

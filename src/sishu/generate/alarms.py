@@ -21,6 +21,22 @@ def distinct(answers: Sequence[Sequence[int]], size: int = 4) -> float:
     return len(set(runs)) / len(runs) if runs else 1.0
 
 
+def sameness(answers: Sequence[Sequence[int]], groups: Sequence[int], size: int = 4) -> list[float]:
+    """For each answer, how much of it is said to everyone: the mean, over its runs of `size` tokens, of the
+    share of the other groups (prompts) to which some answer holds that run; 0 for an answer too short to
+    hold one, and where there is one group only."""
+    runs = [{tuple(ids[i : i + size]) for i in range(len(ids) - size + 1)} for ids in answers]
+    said_to: dict[tuple[int, ...], set[int]] = {}
+    for some, group in zip(runs, groups, strict=True):
+        for run in some:
+            said_to.setdefault(run, set()).add(group)
+    others = len(set(groups)) - 1
+    return [
+        sum(len(said_to[run]) - 1 for run in some) / (len(some) * others) if some and others else 0.0
+        for some in runs
+    ]
+
+
 @dataclass
 class CollapseAlarms:
     """Compares a policy with what it was at the first step; an alarm rings once it has been wrong for

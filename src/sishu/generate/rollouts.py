@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sishu.batches.batch import Batch, draw, pad_right
 from sishu.console import warn
-from sishu.generate.alarms import CollapseAlarms, distinct, repeats
+from sishu.generate.alarms import CollapseAlarms, distinct, repeats, sameness
 from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.models.decoder import Decoder, Scorer
 from sishu.nn.device import Precision, autocast
@@ -62,6 +62,7 @@ class Answered(NamedTuple):
     prompt: list[int]
     completion: Completion
     score: float
+    sameness: float
 
     @property
     def ids(self) -> list[int]:
@@ -97,6 +98,7 @@ class Rollouts:
         precision: Precision,
         seed: int,
         value_steps: int = 0,
+        sameness_penalty: float = 0.0,
         kl_stop: float = math.inf,
         ptx: Callable[[int], list[Batch]],
     ) -> None:
@@ -117,6 +119,7 @@ class Rollouts:
             ptx,
         )
         self.value_steps, self.kl_stop = value_steps, kl_stop
+        self.sameness_penalty = sameness_penalty
         self.engine = Engine(models.policy, tokenizer)
         self.alarms = CollapseAlarms(kl_limit=1.5 * control.target)
         self.figures: dict[str, float] = {}
@@ -124,7 +127,7 @@ class Rollouts:
 
     def batches(self, step: int) -> list[Batch]:
         given = self._answer(step)
-        places = furthest(torch.tensor([a.score for a in given]).view(-1, self.answers), self.kept)
+        places = furthest(torch.tensor([self._worth(a) for a in given]).view(-1, self.answers), self.kept)
         kept = [
             given[row * self.answers + place] for row, some in enumerate(places.tolist()) for place in some
         ]
@@ -160,7 +163,12 @@ class Rollouts:
                 found = self.reward(ids, last, ended)
             for i, score in zip(some, found.tolist(), strict=True):
                 scores[i] = score
-        return [Answered(*one) for one in zip(chosen, answers, scores, strict=True)]
+        prompt_of = [i // self.answers for i in range(len(rows))]
+        same = sameness([answer.ids for answer in answers], prompt_of)
+        return [Answered(*one) for one in zip(chosen, answers, scores, same, strict=True)]
+
+    def _worth(self, answered: Answered) -> float:
+        return answered.score - self.sameness_penalty * answered.sameness
 
     @torch.no_grad()
     def _measure(self, given: Sequence[Answered]) -> dict[str, Tensor]:
@@ -170,7 +178,7 @@ class Rollouts:
         starts = torch.tensor([len(a.prompt) for a in given], device=device)
         ends = torch.tensor([len(a.ids) for a in given], device=device)
         mask = (place >= starts[:, None]) & (place < ends[:, None])
-        scores = torch.tensor([a.score for a in given], device=device)
+        scores = torch.tensor([self._worth(a) for a in given], device=device)
         with autocast(device, self.precision):
             log_p, entropy = log_probabilities(self.models.policy, ids, self.sampling.temperature, mask)
             reference, _ = log_probabilities(self.reference, ids, self.sampling.temperature, mask)
@@ -217,6 +225,7 @@ class Rollouts:
             "length": sum(len(a.ids) for a in answers) / count,
             "ended": sum(a.finish == "stop" for a in answers) / count,
             "repetition": sum(repeats(a.ids) for a in answers) / count,
+            "sameness": sum(a.sameness for a in given) / count,
             "distinct": distinct([a.ids for a in answers[:: self.answers]]),
             "entropy": float(entropies.mean()),
         }

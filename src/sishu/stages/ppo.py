@@ -30,7 +30,7 @@ class PpoTraining(TrainSettings):
     steps: int | None = Field(40, ge=1)
     batch: int = Field(128, ge=1)
     micro_batch: int = Field(32, ge=1)
-    learning_rate: float | None = Field(2.5e-4, gt=0)
+    learning_rate: float | None = Field(3e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-5, gt=0)
     warmup: float = Field(0.025, ge=0, le=1)
@@ -78,6 +78,9 @@ class PpoSettings(Section):
     alone turns the policy too late to keep it below."""
     unended_penalty: float = Field(1.0, ge=0)
     """Taken from the score of an answer that does not end."""
+    sameness_penalty: float = Field(3.0, ge=0)
+    """Taken from the score of an answer that is given to every other prompt too, and in proportion from one
+    that is so in part: a reward model that cannot tell what belongs to a question likes some phrase best."""
     ptx_coefficient: float = Field(0.05, ge=0)
     """Weight of the pretraining loss mixed into every update; 0 leaves it out."""
     ptx_batch: int = Field(2, ge=1)
@@ -141,6 +144,7 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
         precision=s.train.precision,
         seed=context.seed,
         value_steps=s.value_steps,
+        sameness_penalty=s.sameness_penalty,
         kl_stop=s.kl_stop * s.kl_target,
         ptx=ptx,
     )
@@ -151,7 +155,7 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
         s.train,
         context,
         steps=s.train.steps or 40,
-        learning_rate=s.train.learning_rate or 2.5e-4,
+        learning_rate=s.train.learning_rate or 3e-4,
         rate_factors={"value.": s.value_rate},
     )
     trainer.fit()

@@ -34,7 +34,7 @@ GLANCE = 256
 
 
 class SftTraining(TrainSettings):
-    """AdamW alone, gently."""
+    """AdamW alone, gently, unless the matrices are given a rate for Muon."""
 
     batch: int = Field(64, ge=1)
     micro_batch: int = Field(32, ge=1)
