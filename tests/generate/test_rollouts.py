@@ -309,13 +309,17 @@ def test_what_everyone_is_told_is_worth_less(policy: Decoder, tiny_tokenizer: To
         assert 0 <= source.figures["sameness"] <= 1
 
 
-def test_an_answer_given_to_every_prompt_is_seen_to_be(policy: Decoder, tiny_tokenizer: Tokenizer) -> None:
+def test_an_answer_given_to_every_prompt_is_seen_to_be(
+    policy: Decoder, tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = rollouts(policy, tiny_tokenizer, batch=8, answers=2, kept=1)
     said = torch.arange(7, 7 + MOST).tolist()
-    source.engine.complete = lambda prompts, sampling: [  # type: ignore[method-assign]
-        Completion("", said if i // 2 % 2 else [10 + i, 20 + i, 30 + i, 40 + i], "length")
-        for i in range(len(prompts))
-    ]
+
+    def complete(prompts: list[list[int]], sampling: Sampling) -> list[Completion]:
+        own = [[10 + i, 20 + i, 30 + i, 40 + i] for i in range(len(prompts))]
+        return [Completion("", said if i // 2 % 2 else own[i], "length") for i in range(len(prompts))]
+
+    monkeypatch.setattr(source.engine, "complete", complete)
     same = [one.sameness for one in source._answer(0)]
     assert len(same) == 16
     assert same[2::4] == same[3::4] == pytest.approx([3 / 7] * 4) and not any(same[0::4] + same[1::4])

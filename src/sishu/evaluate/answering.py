@@ -13,6 +13,7 @@ from sishu.generate.alarms import distinct, repeats
 from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.models.decoder import Decoder, Scorer
 from sishu.objectives.language import log_probabilities
+from sishu.objectives.ranking import rewards_of
 
 
 def answer_prompts(
@@ -56,8 +57,7 @@ def reward_answers(
         some, limit = pairs[at : at + 64], model.config.context_length
         rows = [[*prompt, *answer.ids][:limit] for prompt, answer in some]
         last = torch.tensor([len(row) - 1 for row in rows], device=device)
-        scores = model(pad_right(rows, pad).to(device))
-        rewards.append(scores.gather(1, last[:, None]).squeeze(1).cpu())
+        rewards.append(rewards_of(model, pad_right(rows, pad).to(device), last).cpu())
     scaled = (torch.cat(rewards) - scale["mean"]) / scale["deviation"]
     about = summary(answers)
     return {

@@ -17,6 +17,7 @@ from sishu.models.decoder import Decoder, Scorer
 from sishu.nn.device import Precision, autocast
 from sishu.objectives.language import log_probabilities
 from sishu.objectives.ppo import ActorCritic, advantages, token_rewards, whiten
+from sishu.objectives.ranking import rewards_of
 from sishu.tokenizer.tokenizer import Tokenizer
 
 
@@ -44,7 +45,7 @@ class RewardScale:
     @torch.no_grad()
     def __call__(self, ids_BT: Tensor, last_B: Tensor, ended_B: Tensor) -> Tensor:
         """Scores (B,) of rows of ids padded on the right, read at `last_B`."""
-        raw: Tensor = self.model(ids_BT).gather(1, last_B[:, None]).squeeze(1)
+        raw = rewards_of(self.model, ids_BT, last_B)
         return (raw - self.mean) / self.deviation - self.unended_penalty * (~ended_B).float()
 
 

@@ -100,8 +100,9 @@ def reward_plan(s: RewardSettings, c: DecoderConfig, f: Facts) -> StagePlan:
     length = min(c.context_length, f.prompt + s.max_tokens)
     steps = s.train.steps or max(1, round(s.epochs * prompts / s.train.batch))
     plan = _training("reward", c, s.train, steps, length, length, learnt=0.0, kind="scorer")
-    # drawn 128 at a time
-    drawn = (math.ceil(prompts / 128) + math.ceil(s.held_out_prompts / 128)) * s.max_tokens
+    # of 128 prompts at a time, those of one temperature together
+    calls = (math.ceil(prompts / 128) + math.ceil(s.held_out_prompts / 128)) * len(s.temperatures)
+    drawn = calls * s.max_tokens
     return replace(
         plan,
         flops=plan.flops + decoding(c, prompts + s.held_out_prompts, f.prompt, s.max_tokens),
