@@ -223,10 +223,13 @@ def test_asked_form_fails(answer: str) -> None:
     assert not in_asked_form(answer)
 
 
-@given(st.text(max_size=80), st.integers())
-def test_damage_always_changes_the_answer(answer: str, seed: int) -> None:
-    assert damage(answer, random.Random(seed)) != answer
-    assert damage(answer, random.Random(seed)) == damage(answer, random.Random(seed))
+@given(
+    st.text(max_size=80), st.integers(), st.sampled_from(["", "no name here", "`a.b`: Some other answer."])
+)
+def test_damage_always_changes_the_answer(answer: str, seed: int, other: str) -> None:
+    for one in (answer, f"`{answer}`: What it is for."):
+        assert damage(one, random.Random(seed), other) != one
+        assert damage(one, random.Random(seed), other) == damage(one, random.Random(seed), other)
 
 
 def test_damage_is_varied_and_plausible(lessons: list[Lesson]) -> None:
@@ -256,6 +259,20 @@ def test_some_damage_is_a_few_first_words_ended_as_if_that_were_all(answer: str,
     assert len(few) >= 4
     assert all(re.fullmatch(short, bad) and len(bad) < len(answer) for bad in few)
     assert all(re.search(r"[\w`]$", bad[:-1]) for bad in few), "no mark before the full stop"
+
+
+@pytest.mark.parametrize("answer", ["`os.getcwd()`: Return it.", "`哈希.散列`：返回它的散列值，供比较之用。"])
+def test_some_damage_is_nothing_but_a_wrong_name(answer: str) -> None:
+    name, rest = re.fullmatch(r"`([^`(]+)(.*)", answer).groups()  # type: ignore[union-attr]
+    other = "`json.JSONDecoder.decode`: Return what is in a string."
+    found = [damage(answer, random.Random(seed), other) for seed in range(600)]
+    wrong = [bad for bad in found if bad.startswith("`") and bad.endswith(rest) and bad != answer]
+    assert 150 < len(wrong) < 250
+    names = {bad[1 : -len(rest)] for bad in wrong}
+    assert name not in names and len(names) > 15
+    near = {one for one in names if set(one.split(".")) & set(name.split("."))}
+    assert len(near) > 5 and names - near, "some near the right name, some far from it"
+    assert all(part for one in names for part in one.split("."))
 
 
 def test_a_made_up_name_is_the_same_in_question_and_answer(lessons: list[Lesson]) -> None:

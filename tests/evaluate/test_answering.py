@@ -67,9 +67,10 @@ def test_rewards_are_scaled_and_read_at_the_end(
     assert found["length"] == summary(answers)["length"]
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
 @torch.no_grad()
 def test_divergence_is_of_the_answers_only(
-    tiny_decoder: Decoder, tiny_tokenizer: Tokenizer, answers: list[Completion]
+    tiny_decoder: Decoder, tiny_tokenizer: Tokenizer, answers: list[Completion], temperature: float
 ) -> None:
     other = copy.deepcopy(tiny_decoder)
     for weight in other.parameters():
@@ -80,9 +81,10 @@ def test_divergence_is_of_the_answers_only(
     for prompt, answer in zip(prompts(70), answers, strict=True):
         ids = torch.tensor([prompt + answer.ids])
         for model, sign in ((tiny_decoder, 1), (other, -1)):
-            log_p = model(ids[:, :-1])[0].log_softmax(-1).gather(1, ids[0, 1:, None])
+            log_p = (model(ids[:, :-1])[0] / temperature).log_softmax(-1).gather(1, ids[0, 1:, None])
             total += sign * float(log_p[len(prompt) - 1 :].sum())
-    assert divergence(tiny_decoder, other, prompts(70), answers, pad) == pytest.approx(total / 70, rel=1e-3)
+    found = divergence(tiny_decoder, other, prompts(70), answers, pad, temperature)
+    assert found == pytest.approx(total / 70, rel=1e-3)
 
 
 def test_answers_that_fill_the_context_are_judged_too(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from sishu.generate.engine import Completion, Engine, Piece, Sampling
+from sishu.generate.sampling import choose
 from sishu.models.decoder import Decoder, DecoderConfig
 from sishu.tokenizer.tokenizer import Tokenizer
 
@@ -79,6 +81,38 @@ def test_a_batch_changes_no_greedy_answer(endless: Engine, penalty: float) -> No
     together = endless.complete(some, sampling)
     for prompt, answer in zip(some, together, strict=True):
         assert endless.complete([prompt], sampling) == [answer]
+
+
+def test_a_prompt_asked_again_is_answered_as_if_alone(
+    endless: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """… though it is read once: the same words as from an engine that reads every row."""
+    some = prompts(4)
+    again = [some[i] for i in (2, 0, 2, 1, 2, 3, 0)]
+    how = Sampling(max_tokens=12, temperature=1.0, seed=5)
+    together = endless.complete(again, how)
+    read: list[int] = []
+    hidden = endless.model.hidden
+
+    def noted(ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        read.append(len(ids))
+        return hidden(ids, *rest)
+
+    monkeypatch.setattr(endless.model, "hidden", noted)
+    endless.complete(again, how)
+    assert read[:2] == [4, 7]
+    monkeypatch.undo()
+    ids = torch.full((7, max(map(len, again))), endless.tokenizer.pad)
+    for row, prompt in enumerate(again):
+        ids[row, : len(prompt)] = torch.tensor(prompt)
+    first = [answer.ids[0] for answer in together]
+    draws = torch.rand(7, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    with torch.no_grad():
+        logits = endless.model(ids)[torch.arange(7), torch.tensor([len(p) - 1 for p in again])]
+    assert first == choose(logits, how, draws).tolist()
+    greedy = Sampling(max_tokens=12, temperature=0)
+    alone = [endless.complete([prompt], greedy)[0].ids for prompt in again]
+    assert [answer.ids for answer in endless.complete(again, greedy)] == alone
 
 
 def test_padding_is_not_text_to_the_repetition_penalty(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from sishu.objectives.language import log_probabilities
 from sishu.objectives.ppo import (
     PPO,
     ActorCritic,
+    AdaptiveKL,
     advantages,
     masked_mean,
     policy_loss,
@@ -84,15 +87,12 @@ def test_whitening() -> None:
     assert float(masked_mean(x, mask)) == pytest.approx(float(x[mask].mean()))
 
 
-def test_the_score_comes_with_the_last_token_and_the_penalty_with_every_one() -> None:
+def test_the_score_comes_with_the_last_token() -> None:
     mask = masks([(2, 3), (0, 1), (1, 5)])
-    log_p, reference = noise(mask, 0), noise(mask, 1)
+    expected = torch.zeros(mask.shape, dtype=torch.float64)
+    expected[0, 4], expected[1, 0], expected[2, 5] = 10, 20, 30
     scores = torch.tensor([10.0, 20.0, 30.0], dtype=torch.float64)
-    rewards = token_rewards(scores, log_p, reference, mask, 0.1)
-    expected = -0.1 * (log_p - reference) * mask
-    for row, last in enumerate((4, 0, 5)):
-        expected[row, last] += scores[row]
-    torch.testing.assert_close(rewards, expected)
+    torch.testing.assert_close(token_rewards(scores, mask), expected)
 
 
 def test_at_the_old_policy_nothing_is_clipped() -> None:
@@ -159,10 +159,52 @@ def test_the_objective_serves_both_kinds_of_batch(tiny_decoder: Decoder) -> None
     tensors = {"ids": ids, "mask": mask, "log_p": log_p, "values": values}
     advantage = noise(mask, 0).float() * mask
     batch = Batch(tensors | {"advantages": advantage, "returns": values + 1}, 1.0, "rollouts")
-    loss = PPO(0.2, 0.5, 0.7)(models, batch)
+    objective = PPO(0.2, 0.5, 0.7, copy.deepcopy(tiny_decoder), AdaptiveKL(0.1, 1.0, 10))
+    loss = objective(models, batch)
     assert float(loss.figures["ratio_deviation"]) < 1e-5 and float(loss.figures["clipfrac"]) == 0
     assert float(loss.figures["value_loss"]) == pytest.approx(0.5, abs=1e-5)
     assert float(loss.total.detach()) == pytest.approx(-float(advantage[mask].mean()) + 0.25, abs=1e-4)
     tokens = Batch({"ids": ids[:, :-1], "targets": ids[:, 1:]}, 1.0, "tokens")
     expected = -float(log_probabilities(tiny_decoder, ids)[0].detach().mean())
-    assert float(PPO(0.2, 0.5, 0.7)(models, tokens).figures["ptx_loss"]) == pytest.approx(expected, abs=1e-4)
+    assert float(objective(models, tokens).figures["ptx_loss"]) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kl", "factor"), [(2.0, 1.0), (2.2, 1.01), (100.0, 1.02), (1.8, 0.99), (-5.0, 0.98)]
+)
+def test_the_coefficient_follows_the_divergence(kl: float, factor: float) -> None:
+    """β ← β (1 + K clip(kl / target - 1, ±0.2)), K = episodes / horizon."""
+    control = AdaptiveKL(0.05, target=2.0, horizon=1000)
+    control.update(kl, episodes=100)
+    assert control.coefficient == pytest.approx(0.05 * factor)
+
+
+def test_the_divergence_is_a_term_of_the_loss(tiny_decoder: Decoder) -> None:
+    """β times the mean over an answer's tokens of KL(policy ‖ reference), as torch works it out; β is the
+    controller's of the moment, and what the reference thinks is no one's to learn from."""
+    value = Scorer(tiny_decoder.config)
+    value.start_from(tiny_decoder, 0)
+    models, reference = ActorCritic(tiny_decoder, value), copy.deepcopy(tiny_decoder)
+    with torch.no_grad():
+        for weight in reference.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    ids = torch.randint(6, 320, (2, 9), generator=torch.Generator().manual_seed(0))
+    mask = masks([(3, 5), (2, 6)])
+    with torch.no_grad():
+        p, q = ((m(ids[:, :-1]) / 0.7).log_softmax(-1)[mask] for m in (tiny_decoder, reference))
+        tensors = {"log_p": log_probabilities(tiny_decoder, ids, 0.7)[0], "values": value(ids[:, :-1])}
+    expected = float(torch.nn.functional.kl_div(q, p, log_target=True, reduction="batchmean"))
+    batch = Batch(
+        tensors | {"ids": ids, "mask": mask, "advantages": mask * 0.0, "returns": tensors["values"]},
+        1.0,
+        "rollouts",
+    )
+    control = AdaptiveKL(0.3, 1e-9, 10)
+    objective = PPO(0.2, 0.5, 0.7, reference, control)
+    loss = objective(models, batch).total
+    assert expected > 0.01 and float(loss.detach()) == pytest.approx(0.3 * expected, rel=1e-3)
+    control.update(1.0, episodes=10)
+    assert float(objective(models, batch).total.detach()) == pytest.approx(0.3 * 1.2 * expected, rel=1e-3)
+    loss.backward()
+    assert all(weight.grad is None for weight in reference.parameters())
+    assert any(bool(weight.grad.any()) for weight in tiny_decoder.parameters() if weight.grad is not None)

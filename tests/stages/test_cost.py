@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sishu.batches.batch import Batch
 from sishu.models.decoder import Decoder, DecoderConfig, Scorer
 from sishu.objectives.language import token_losses
-from sishu.objectives.ppo import PPO, ActorCritic
+from sishu.objectives.ppo import PPO, ActorCritic, AdaptiveKL
 from sishu.stages.cost import activation_bytes, forward, memory, muon_flops, optimizer_bytes
 from sishu.train.optimizer import Optimizer, orthogonalise
 from sishu.train.trainer import TrainSettings
@@ -79,8 +79,10 @@ def test_flops_of_a_ppo_pass_are_those_pytorch_counts() -> None:
     ids, some = torch.zeros(3, T + 1, dtype=torch.long), torch.zeros(3, T)
     tensors: dict[str, Tensor] = dict.fromkeys(("log_p", "values", "advantages", "returns"), some)
     batch = Batch({"ids": ids, "mask": torch.ones(3, T, dtype=torch.bool), **tensors}, 1.0, "rollouts")
-    products, attention = counted(lambda: PPO(0.2, 0.1, 1.0)(models, batch).total.backward())
-    plan = (forward(SMALL, 3 * T, T, 3 * T) + forward(SMALL, 3 * T, T, 0)) * 3
+    objective = PPO(0.2, 0.1, 1.0, Decoder(SMALL), AdaptiveKL(0.1, 1.0, 10))
+    products, attention = counted(lambda: objective(models, batch).total.backward())
+    policy = forward(SMALL, 3 * T, T, 3 * T)
+    plan = (policy + forward(SMALL, 3 * T, T, 0)) * 3 + policy  # the reference is only read
     assert plan.products == pytest.approx(products, rel=0.02)
     assert plan.attention == attention
 

@@ -36,7 +36,7 @@ def talk(number: int) -> dict[str, Any]:
     return {
         "messages": [
             {"role": "user", "content": f"What is x{number}?{SEP}"},
-            {"role": "assistant", "content": f"`x{number}`: A useful thing, number {number} of many."},
+            {"role": "assistant", "content": f"`x{number}`: The useful thing {number}."},
         ],
         "name": f"x{number}",
     }

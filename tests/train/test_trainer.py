@@ -18,11 +18,11 @@ from sishu.batches.batch import Batch
 from sishu.batches.tokens import Windows
 from sishu.console import UserError
 from sishu.generate.engine import Sampling
-from sishu.generate.rollouts import AdaptiveKL, RewardScale, Rollouts
+from sishu.generate.rollouts import RewardScale, Rollouts
 from sishu.models.decoder import Decoder, DecoderConfig, Scorer
 from sishu.objectives.language import next_token
 from sishu.objectives.loss import Loss
-from sishu.objectives.ppo import PPO, ActorCritic
+from sishu.objectives.ppo import PPO, ActorCritic, AdaptiveKL
 from sishu.run import Run, StageContext
 from sishu.tokenizer.tokenizer import Tokenizer
 from sishu.train.trainer import Trainer, TrainSettings
@@ -71,6 +71,7 @@ def ppo(decoder: Decoder, tokenizer: Tokenizer) -> Make:
         reward.start_from(decoder, 2)
         models = ActorCritic(copy.deepcopy(decoder), value).train()
         windows = Windows(TOKENS, 16, 2, 2, context.seed, share=0.5)
+        control = AdaptiveKL(0.05, 0.01, 50)
         source = Rollouts(
             models,
             decoder,
@@ -81,7 +82,7 @@ def ppo(decoder: Decoder, tokenizer: Tokenizer) -> Make:
                 for n in range(5)
             ],
             sampling=Sampling(max_tokens=6),
-            control=AdaptiveKL(0.05, 0.01, 50),
+            control=control,
             batch=settings.batch,
             micro_batch=settings.micro_batch,
             passes=2,
@@ -91,7 +92,8 @@ def ppo(decoder: Decoder, tokenizer: Tokenizer) -> Make:
             seed=context.seed,
             ptx=windows.batches,
         )
-        return Trainer(models, PPO(0.2, 0.1, 1.0), source, settings, context, steps=STEPS, learning_rate=1e-3)
+        objective = PPO(0.2, 0.1, 1.0, decoder, control)
+        return Trainer(models, objective, source, settings, context, steps=STEPS, learning_rate=1e-3)
 
     return make
 

@@ -216,15 +216,20 @@ def _pick(templates: tuple[str, ...], name: str) -> str:
     return templates[int.from_bytes(digest[:4], "big") % len(templates)]
 
 
-def damage(answer: str, rng: random.Random) -> str:
+def damage(answer: str, rng: random.Random, other: str = "") -> str:
     """A plausible bad answer made from a good one, never equal to it.
 
-    A third of the time its first words only, ended as if that were all: the other ways leave broken
-    sentences, from which a judge would learn that any short whole sentence is good. Else one of: words in
-    another order, cut off before the end, a phrase said again and again, characters missing. Half the
-    time the `` `name`: `` in front stays whole, so that a judge has to read what follows. Text without
-    spaces (Chinese) is handled by characters.
+    With an `other` answer at hand, a third of the time nothing but the name is wrong, as a model gets it
+    wrong that takes it carelessly from the question. Else a third of the time the first words only, ended
+    as if that were all: the other ways leave broken sentences, from which a judge would learn that any
+    short whole sentence is good. Else one of: words in another order, cut off before the end, a phrase
+    said again and again, characters missing. Half the time the `` `name`: `` in front stays whole, so that
+    a judge has to read what follows. Text without spaces (Chinese) is handled by characters.
     """
+    if other and rng.random() < 1 / 3:
+        wrong = _misnamed(answer, other, rng)
+        if wrong != answer:
+            return wrong
     head = _head(answer)
     kept = head if rng.random() < 0.5 else ""
     rest = answer[len(kept) :]
@@ -235,6 +240,28 @@ def damage(answer: str, rng: random.Random) -> str:
         if damaged != answer:
             return damaged
     return f"{answer} {answer}" if answer else "`"
+
+
+def _misnamed(answer: str, other: str, rng: random.Random) -> str:
+    """One or two parts of the name grafted with, or replaced by, one of another's name, left out or said
+    twice; as it was where there is no name."""
+    own, another = (re.match(r"`([^`(:]+)", text) for text in (answer, other))
+    if not own or not another:
+        return answer
+    parts, others = own[1].split("."), another[1].split(".")
+    for _ in range(rng.choice((1, 1, 2))):
+        at, way, foreign = rng.randrange(len(parts)), rng.randrange(5), rng.choice(others)
+        if way == 0:
+            parts[at] = _grafted(parts[at], foreign)
+        elif way == 1:
+            parts[at] = _grafted(foreign, parts[at])
+        elif way == 2:
+            parts[at] = foreign
+        elif way == 3 and len(parts) > 1:
+            del parts[at]
+        else:
+            parts.insert(at, parts[at])
+    return f"`{'.'.join(parts)}{answer[own.end() :]}"
 
 
 def _head(answer: str) -> str:

@@ -76,8 +76,9 @@ def divergence(
     prompts: Sequence[list[int]],
     answers: Sequence[Completion],
     pad: int,
+    temperature: float = 1.0,
 ) -> float:
-    """Mean over the policy's answers of log π - log π_ref, in nats per answer."""
+    """Mean over the policy's answers, drawn at this temperature, of log π - log π_ref, in nats per answer."""
     device = next(policy.parameters()).device
     total = 0.0
     pairs = list(zip(prompts, answers, strict=True))
@@ -89,7 +90,7 @@ def divergence(
         starts = torch.tensor([len(prompt) for prompt, _ in some], device=device)
         ends = torch.tensor([len(row) for row in rows], device=device)
         mask = (place >= starts[:, None]) & (place < ends[:, None])
-        policy_log_p, _ = log_probabilities(policy, ids, mask=mask)
-        reference_log_p, _ = log_probabilities(reference, ids, mask=mask)
+        policy_log_p, _ = log_probabilities(policy, ids, temperature, mask)
+        reference_log_p, _ = log_probabilities(reference, ids, temperature, mask)
         total += float((policy_log_p - reference_log_p).sum())
     return round(total / max(1, len(pairs)), 4)

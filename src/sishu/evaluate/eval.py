@@ -34,12 +34,14 @@ class EvalSettings(Section):
 
     questions: int = Field(200, ge=1)
     """Held-out questions answered by every model."""
+    rewarded: int = Field(600, ge=1)
+    """Held-out questions on whose answers rewards and divergence are measured: their mean wants more."""
     samples: int = Field(5, ge=1)
     """Questions whose answers are shown side by side."""
     max_tokens: int = Field(64, ge=1)
     """Longest answer."""
     temperature: float = Field(0.3, ge=0)
-    """At which questions are asked, as in `sishu chat`; rewards and divergence are taken at 1."""
+    """At which questions are asked, as in `sishu chat`; rewards and divergence are taken at PPO's."""
     order: int = Field(5, ge=1, le=8)
     """Of the n-gram baseline."""
 
@@ -117,13 +119,15 @@ def _questions(
         if len(prompt := tokenizer.encode_conversation(item["messages"][:-1], True).ids) < limit
     ]
     items, prompts = (list(column) for column in zip(*fitting[: s.questions], strict=True))
+    rewarded = [prompt for _, prompt in fitting[: s.rewarded]]
+    learnt = read_json(context.inputs["ppo"].parent / "manifest.json")["figures"] if "ppo" in models else {}
     rows = encode_all(items, tokenizer, limit)
     engines = {name: Engine(model, tokenizer) for name, model in models.items()}
     cool = Sampling(max_tokens=s.max_tokens, temperature=s.temperature, seed=context.seed)
-    free = Sampling(max_tokens=s.max_tokens, seed=context.seed)
+    free = Sampling(max_tokens=s.max_tokens, temperature=learnt.get("temperature", 1.0), seed=context.seed)
     asked = {name: answer_prompts(engine, prompts, cool) for name, engine in engines.items()}
     answers = {
-        name: answer_prompts(engines[name], prompts, free) for name in ("sft", "ppo") if name in models
+        name: answer_prompts(engines[name], rewarded, free) for name in ("sft", "ppo") if name in models
     }
     result: dict[str, Any] = {
         "answers": {
@@ -143,14 +147,13 @@ def _questions(
             "prompts": len(rankings),
         }
         result["rewards"] = {
-            name: reward_answers(scorer, scale, prompts, answers[name], tokenizer.pad) for name in answers
+            name: reward_answers(scorer, scale, rewarded, answers[name], tokenizer.pad) for name in answers
         }
     if "ppo" in models:
-        result["kl"] = {
-            "mean": divergence(models["ppo"], models["sft"], prompts, answers["ppo"], tokenizer.pad)
-        }
-        settings = read_json(context.inputs["ppo"].parent / "manifest.json")["figures"]
-        result["kl"]["target"] = settings["kl_target"]
+        kl = divergence(
+            models["ppo"], models["sft"], rewarded, answers["ppo"], tokenizer.pad, free.temperature
+        )
+        result["kl"] = {"mean": kl, "target": learnt["kl_target"]}
     result["samples"] = _show(items[: s.samples], asked)
     return result
 

@@ -115,20 +115,13 @@ class Engine:
         )
         B, V = len(prompts), self.model.config.vocabulary
         length = min(self.context_length, longest + sampling.max_tokens)
-        cache = self.model.new_cache(B, length)
-        ids_BT = torch.full((B, longest), self.tokenizer.pad, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids_BT[row, : len(prompt)] = torch.tensor(list(prompt))
-        ids_BT = ids_BT.to(device)
         lengths_B = torch.tensor([len(p) for p in prompts], device=device)
         seen_BV: Tensor | None = None
         if sampling.repetition_penalty != 1.0:
             seen_BV = torch.zeros(B, V, dtype=torch.bool, device=device)
             for row, prompt in enumerate(prompts):  # row by row: padding is not part of the text
                 seen_BV[row, torch.tensor(list(prompt), device=device)] = True
-        positions_BT = torch.arange(longest, device=device).expand(B, -1)
-        x_BTD = self.model.hidden(ids_BT, positions_BT, cache)
-        last_BD = x_BTD[torch.arange(B, device=device), lengths_B - 1]
+        last_BD, cache = self._read(prompts, length)
         alive = [sampling.max_tokens > 0 and len(p) < length + 1 for p in prompts]
         made = [0] * B
         rows = list(range(B))  # prompts still in the batch
@@ -158,6 +151,24 @@ class Engine:
             position_B1 = lengths_B.clamp(max=length - 1)[:, None]
             last_BD = self.model.hidden(token_B[:, None], position_B1, cache)[:, 0]
             lengths_B = lengths_B + torch.tensor([alive[row] for row in rows], device=device)
+
+    def _read(self, prompts: Sequence[Sequence[int]], length: int) -> tuple[Tensor, list[LayerCache]]:
+        """What each prompt ends in, (B, D), and a cache of `length` that holds it. A prompt that is asked
+        more than once is read once."""
+        device = self.model.embedding.weight.device
+        different = {prompt: row for row, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        U, longest = len(different), max(map(len, different))
+        ids_UT = torch.full((U, longest), self.tokenizer.pad, dtype=torch.long)
+        for prompt, row in different.items():
+            ids_UT[row, : len(prompt)] = torch.tensor(prompt)
+        cache = self.model.new_cache(U, length)
+        positions_UT = torch.arange(longest, device=device).expand(U, -1)
+        x_UTD = self.model.hidden(ids_UT.to(device), positions_UT, cache)
+        of_B = torch.tensor([different[tuple(prompt)] for prompt in prompts], device=device)
+        last_BD = x_UTD[of_B, torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)]
+        if len(prompts) > U:
+            cache = [LayerCache(layer.keys[of_B], layer.values[of_B]) for layer in cache]
+        return last_BD, cache
 
 
 def _stopped_at(text: str, stops: tuple[str, ...]) -> int | None:

@@ -15,23 +15,10 @@ from sishu.generate.alarms import CollapseAlarms, distinct, repeats, sameness
 from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.models.decoder import Decoder, Scorer
 from sishu.nn.device import Precision, autocast
-from sishu.objectives.language import log_probabilities
-from sishu.objectives.ppo import ActorCritic, advantages, token_rewards, whiten
+from sishu.objectives.language import distributions, divergences, entropies, taken
+from sishu.objectives.ppo import ActorCritic, AdaptiveKL, advantages, token_rewards, whiten
 from sishu.objectives.ranking import rewards_of
 from sishu.tokenizer.tokenizer import Tokenizer
-
-
-class AdaptiveKL:
-    """A coefficient β that holds the divergence from the reference near a target (Ziegler et al. 2019,
-    arXiv:1909.08593, section 2.2)."""
-
-    def __init__(self, coefficient: float, target: float, horizon: int) -> None:
-        self.coefficient, self.target, self.horizon = coefficient, target, horizon
-
-    def update(self, kl: float, episodes: int) -> None:
-        """`kl` in nats per answer, measured over `episodes` answers."""
-        error = min(max(kl / self.target - 1, -0.2), 0.2)
-        self.coefficient *= 1 + error * episodes / self.horizon
 
 
 class RewardScale:
@@ -136,8 +123,8 @@ class Rollouts:
         parts = [self._measure(kept[i : i + self.micro_batch]) for i in range(0, len(kept), self.micro_batch)]
         self._note(given, parts)
         total = sum(int(p["mask"].sum()) for p in parts)
-        if step < self.value_steps:  # no advantage, no gradient for the policy
-            return self._with_advantages(parts, total, scale=0.0)
+        if step < self.value_steps:
+            return self._with_advantages(parts, total, kind="values")
         return self._with_advantages(parts, total) + self.ptx(step)
 
     @torch.no_grad()
@@ -181,21 +168,22 @@ class Rollouts:
         mask = (place >= starts[:, None]) & (place < ends[:, None])
         scores = torch.tensor([self._worth(a) for a in given], device=device)
         with autocast(device, self.precision):
-            log_p, entropy = log_probabilities(self.models.policy, ids, self.sampling.temperature, mask)
-            reference, _ = log_probabilities(self.reference, ids, self.sampling.temperature, mask)
+            log_p_NV = distributions(self.models.policy, ids, mask, self.sampling.temperature)
+            reference_NV = distributions(self.reference, ids, mask, self.sampling.temperature)
             values = self.models.value(ids[:, :-1])
-        rewards = token_rewards(scores, log_p, reference, mask, self.control.coefficient)
         return {
             "ids": ids,
             "mask": mask,
-            "log_p": log_p,
+            "log_p": taken(log_p_NV, ids, mask),
             "values": values * mask,
-            "rewards": rewards,
-            "kl": ((log_p - reference) * mask).sum(1),
-            "entropy": entropy,
+            "rewards": token_rewards(scores, mask),
+            "kl": divergences(log_p_NV, reference_NV),
+            "entropy": entropies(log_p_NV),
         }
 
-    def _with_advantages(self, parts: list[dict[str, Tensor]], total: int, scale: float = 1.0) -> list[Batch]:
+    def _with_advantages(
+        self, parts: list[dict[str, Tensor]], total: int, kind: str = "rollouts"
+    ) -> list[Batch]:
         estimates = [advantages(p["rewards"], p["values"], p["mask"], self.gamma, self.lam) for p in parts]
         # whitened over the whole step, so that micro-batches do not change the gradient
         flat = torch.cat([a[p["mask"]] for (a, _), p in zip(estimates, parts, strict=True)])
@@ -205,30 +193,30 @@ class Rollouts:
             mask = part["mask"]
             count = int(mask.sum())
             scaled = torch.zeros_like(advantage)
-            scaled[mask] = scale * white[at : at + count]
+            scaled[mask] = white[at : at + count]
             at += count
             kept = {name: part[name] for name in ("ids", "mask", "log_p", "values")}
             kept |= {"advantages": scaled, "returns": returns}
-            batches.append(Batch(kept, share=count / total, kind="rollouts"))
+            batches.append(Batch(kept, share=count / total, kind=kind))
         return batches
 
     def _note(self, given: Sequence[Answered], parts: Sequence[dict[str, Tensor]]) -> None:
         """Rewards, lengths and endings are of all answers; KL and entropy of those learnt from."""
         scores = torch.tensor([a.score for a in given])
-        entropies = torch.cat([p["entropy"][p["mask"]] for p in parts])
+        learnt = sum(len(p["ids"]) for p in parts)
         answers = [a.completion for a in given]
         count = len(answers)
         self.figures = {
             "reward": float(scores.mean()),
             "reward_std": float(scores.std(correction=0)),
-            "kl": float(torch.cat([p["kl"] for p in parts]).mean()),
+            "kl": sum(float(p["kl"].sum()) for p in parts) / learnt,
             "kl_coefficient": self.control.coefficient,
             "length": sum(len(a.ids) for a in answers) / count,
             "ended": sum(a.finish == "stop" for a in answers) / count,
             "repetition": sum(repeats(a.ids) for a in answers) / count,
             "sameness": sum(a.sameness for a in given) / count,
             "distinct": distinct([a.ids for a in answers[:: self.answers]]),
-            "entropy": float(entropies.mean()),
+            "entropy": float(torch.cat([p["entropy"] for p in parts]).mean()),
         }
 
     def after(self, step: int, figures: dict[str, float]) -> None:

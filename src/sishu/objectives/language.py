@@ -27,19 +27,41 @@ def token_losses(model: Decoder, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
     return F.cross_entropy(model.logits(x_ND).float(), targets_BT[counted], reduction="none")
 
 
-def log_probabilities(
-    model: Decoder, ids_BT: Tensor, temperature: float = 1.0, mask: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Log-probability of every next token and the entropy of its distribution in nats, both (B, T - 1).
-
-    With a boolean `mask` (B, T - 1) only its positions are worked out, and the others are 0: the
-    distributions over the vocabulary are the largest tensors there are.
-    """
+def distributions(
+    model: Decoder, ids_BT: Tensor, mask: Tensor | None = None, temperature: float = 1.0
+) -> Tensor:
+    """Log-probabilities over the vocabulary at the N positions of a boolean `mask` (B, T - 1), in row order,
+    or at all of them: (N, V), float32. These are the largest tensors there are."""
     if mask is None:
         mask = torch.ones_like(ids_BT[:, 1:], dtype=torch.bool)
     x_ND = model.hidden(ids_BT[:, :-1])[mask]
-    log_p_NV = (model.logits(x_ND).float() / temperature).log_softmax(-1)
+    return (model.logits(x_ND).float() / temperature).log_softmax(-1)
+
+
+def taken(log_p_NV: Tensor, ids_BT: Tensor, mask: Tensor) -> Tensor:
+    """The log-probability that `distributions` at `mask` give the token that follows: (B, T - 1), else 0."""
     taken_N = log_p_NV.gather(-1, ids_BT[:, 1:][mask][:, None]).squeeze(-1)
-    entropy_N = -(log_p_NV.detach().exp() * log_p_NV.detach()).sum(-1)
+    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, taken_N)
+
+
+def entropies(log_p_NV: Tensor) -> Tensor:
+    """Entropy of each distribution in nats, (N,)."""
+    return -(log_p_NV.exp() * log_p_NV).sum(-1)
+
+
+def divergences(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
+    """KL(p ‖ q) of each pair of distributions in nats, (N,): exact, where log p - log q of the token drawn is
+    an estimate."""
+    return (log_p_NV.exp() * (log_p_NV - log_q_NV)).sum(-1)
+
+
+def log_probabilities(
+    model: Decoder, ids_BT: Tensor, temperature: float = 1.0, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of every next token and the entropy of its distribution in nats, both (B, T - 1); with
+    a `mask` only its positions are worked out, and the others are 0."""
+    if mask is None:
+        mask = torch.ones_like(ids_BT[:, 1:], dtype=torch.bool)
+    log_p_NV = distributions(model, ids_BT, mask, temperature)
     zeros = torch.zeros(mask.shape, device=mask.device)
-    return zeros.masked_scatter(mask, taken_N), zeros.masked_scatter(mask, entropy_N)
+    return taken(log_p_NV, ids_BT, mask), zeros.masked_scatter(mask, entropies(log_p_NV.detach()))

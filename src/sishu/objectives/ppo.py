@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sishu.batches.batch import Batch
 from sishu.models.decoder import Decoder, Scorer
-from sishu.objectives.language import log_probabilities, next_token
+from sishu.objectives.language import distributions, divergences, entropies, next_token, taken
 from sishu.objectives.loss import Loss
 
 
@@ -29,17 +29,12 @@ def whiten(x: Tensor, mask: Tensor, shift: bool = True) -> Tensor:
     return (white if shift else white + mean) * mask
 
 
-def token_rewards(
-    scores_B: Tensor,
-    log_p: Tensor,
-    reference_log_p: Tensor,
-    mask: Tensor,
-    coefficient: float,
-) -> Tensor:
-    """-β (log π - log π_ref) at every completion token, and the score at the last one: (B, T - 1)."""
-    rewards = -coefficient * (log_p - reference_log_p) * mask
+def token_rewards(scores_B: Tensor, mask: Tensor) -> Tensor:
+    """The score of each completion at its last token, 0 at all others: (B, T - 1)."""
     last = mask.shape[1] - 1 - mask.long().flip(1).argmax(1)
-    return rewards.scatter_add(1, last[:, None], scores_B[:, None])
+    return torch.zeros(mask.shape, dtype=scores_B.dtype, device=mask.device).scatter(
+        1, last[:, None], scores_B[:, None]
+    )
 
 
 def advantages(
@@ -79,6 +74,19 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor
     return 0.5 * masked_mean(torch.maximum((values - returns) ** 2, (near - returns) ** 2), mask)
 
 
+class AdaptiveKL:
+    """A coefficient β that holds the divergence from the reference near a target (Ziegler et al. 2019,
+    arXiv:1909.08593, section 2.2)."""
+
+    def __init__(self, coefficient: float, target: float, horizon: int) -> None:
+        self.coefficient, self.target, self.horizon = coefficient, target, horizon
+
+    def update(self, kl: float, episodes: int) -> None:
+        """`kl` in nats per answer, measured over `episodes` answers."""
+        error = min(max(kl / self.target - 1, -0.2), 0.2)
+        self.coefficient *= 1 + error * episodes / self.horizon
+
+
 class ActorCritic(nn.Module):
     """The policy and the value model, trained together."""
 
@@ -88,14 +96,28 @@ class ActorCritic(nn.Module):
 
 
 class PPO:
-    """The objective for both kinds of micro-batch: rollouts, and pretraining tokens (PPO-ptx)."""
+    """The objective for rollouts, for rollouts of which only the value model learns ("values"), and for
+    pretraining tokens (PPO-ptx).
 
-    def __init__(self, clip: float, value_coefficient: float, temperature: float) -> None:
+    The divergence from the reference is a term of the loss, worked out over the whole vocabulary at every
+    token of an answer. As a reward, which is how the source papers have it, it is an estimate from the token
+    drawn, and its noise drives the policy about: small models forget names for it.
+    """
+
+    def __init__(
+        self,
+        clip: float,
+        value_coefficient: float,
+        temperature: float,
+        reference: Decoder,
+        control: AdaptiveKL,
+    ) -> None:
         self.clip, self.value_coefficient, self.temperature = (
             clip,
             value_coefficient,
             temperature,
         )
+        self.reference, self.control = reference, control
 
     def __call__(self, model: ActorCritic, batch: Batch) -> Loss:
         """A rollout batch holds ids (B, T) and mask, log_p, values, advantages, returns (B, T - 1)."""
@@ -103,12 +125,19 @@ class PPO:
             loss = next_token(model.policy, batch)
             return Loss(loss.total, {"ptx_loss": loss.figures["loss"]})
         ids, mask = batch["ids"], batch["mask"]
-        log_p, entropy = log_probabilities(model.policy, ids, self.temperature, mask)
-        policy, figures = policy_loss(log_p, batch["log_p"], batch["advantages"], mask, self.clip)
         value = value_loss(model.value(ids[:, :-1]), batch["values"], batch["returns"], mask, self.clip)
+        if batch.kind == "values":
+            return Loss(self.value_coefficient * value, {"value_loss": value.detach()})
+        log_p_NV = distributions(model.policy, ids, mask, self.temperature)
+        with torch.no_grad():
+            reference_NV = distributions(self.reference, ids, mask, self.temperature)
+        log_p = taken(log_p_NV, ids, mask)
+        policy, figures = policy_loss(log_p, batch["log_p"], batch["advantages"], mask, self.clip)
+        divergence = divergences(log_p_NV, reference_NV).mean()
         figures |= {
             "policy_loss": policy.detach(),
             "value_loss": value.detach(),
-            "entropy": masked_mean(entropy, mask),
+            "entropy": entropies(log_p_NV.detach()).mean(),
         }
-        return Loss(policy + self.value_coefficient * value, figures)
+        total = policy + self.control.coefficient * divergence + self.value_coefficient * value
+        return Loss(total, figures)

@@ -159,13 +159,15 @@ def memory(
     weights = 4 * (models * c.parameters() + scorers * c.width)
     head = backward_bytes(c, tokens, length, bf16, cpu, logits=logits)
     state = optimizer_bytes(c, muon, scorer=bool(scorers))
+    activations = models * activation_bytes(c, tokens, length, bf16, cpu)
     if kind == "ppo":
         state += optimizer_bytes(c, muon)
+        activations += 3 * 4 * c.vocabulary * tokens  # the reference's, and two that the KL keeps
     return Memory(
         weights=weights * models,
         gradients=weights,
         optimizer=state,
-        activations=models * activation_bytes(c, tokens, length, bf16, cpu) + head,
+        activations=activations + head,
         logits=head,
         update=models * muon_update_bytes(c, bf16) if muon else 0,
         accumulates=t.batch > t.micro_batch or kind == "ppo",

@@ -115,18 +115,19 @@ def reward_plan(s: RewardSettings, c: DecoderConfig, f: Facts) -> StagePlan:
 def ppo_plan(s: PpoSettings, c: DecoderConfig, f: Facts) -> StagePlan:
     """Each step draws answers as long as allowed, and the reward model reads them; policy and reference with
     logits and the value model without read those that are kept; then every pass trains policy and value on
-    these and the policy on text (ptx)."""
+    these, the reference read once more beside them, and the policy on text (ptx)."""
     t, context = s.train, c.context_length
     steps, length = t.steps or 40, min(context, f.prompt + s.max_tokens)
     tokens, ptx_rows = t.batch * length, s.ptx_batch if s.ptx_coefficient > 0 else 0
     ptx, drawn = ptx_rows * context, t.batch // s.kept * s.answers
     read = forward(c, tokens, length, tokens) + forward(c, tokens, length, 0)
     measured = read + forward(c, tokens, length, tokens) + forward(c, drawn * length, length, 0)
-    learn = (read + forward(c, ptx, context, ptx)) * 3
+    learn = (read + forward(c, ptx, context, ptx)) * 3 + forward(c, tokens, length, tokens)
     muon = 2 * muon_flops(c) if t.matrix_learning_rate is not None else 0.0
     step = measured + (learn + Flops(optimizer=muon)) * s.passes + decoding(c, drawn, f.prompt, s.max_tokens)
     micro, ptx_micro = math.ceil(t.batch / t.micro_batch), math.ceil(ptx_rows / t.micro_batch)
     scored = math.ceil(drawn / t.micro_batch)
+    reads = (3 + s.passes) * micro + scored + s.max_tokens
     updates = s.passes * ((2 * micro + ptx_micro) * KERNELS_LEARN + 2 * KERNELS_UPDATE)
     sides = []
     for side in SIDES:
@@ -145,7 +146,7 @@ def ppo_plan(s: PpoSettings, c: DecoderConfig, f: Facts) -> StagePlan:
         memory=sides[0],
         memory_bf16=sides[1],
         memory_bf16_cpu=sides[2],
-        kernels=steps * c.layers * (updates + (3 * micro + scored + s.max_tokens) * KERNELS_FORWARD),
+        kernels=steps * c.layers * (updates + reads * KERNELS_FORWARD),
         precision=t.precision,
         decode_steps=steps * s.max_tokens,
         decode_bytes=4 * c.parameters(),

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field
 
 from sishu.batches.batch import Batch
@@ -14,10 +15,10 @@ from sishu.batches.tokens import Windows, read_tokens
 from sishu.config import Section
 from sishu.console import UserError, say
 from sishu.generate.engine import Sampling
-from sishu.generate.rollouts import AdaptiveKL, RewardScale, Rollouts
+from sishu.generate.rollouts import RewardScale, Rollouts
 from sishu.models.folder import load_decoder, load_scorer, save_model
 from sishu.nn.device import best_device
-from sishu.objectives.ppo import PPO, ActorCritic
+from sishu.objectives.ppo import PPO, ActorCritic, AdaptiveKL
 from sishu.run import StageContext, read_json
 from sishu.stages.reward import SCALE
 from sishu.stages.stage import Need, Stage
@@ -46,8 +47,9 @@ class PpoSettings(Section):
     """A reward model's folder (with its scale.json), instead of this run's."""
     max_tokens: int = Field(64, ge=1)
     """Longest answer."""
-    temperature: float = Field(1.0, gt=0)
-    """Of the rollouts, and of the probabilities compared."""
+    temperature: float = Field(0.7, gt=0)
+    """Of the rollouts, and of the probabilities compared; at 1 a small model's answers are broken by chance
+    more often than for a reason."""
     answers: int = Field(8, ge=1)
     """Answers to each prompt."""
     kept: int = Field(2, ge=1)
@@ -68,7 +70,7 @@ class PpoSettings(Section):
     lam: float = Field(0.95, ge=0, le=1)
     """Of generalised advantage estimation."""
     kl_coefficient: float = Field(0.05, ge=0)
-    """Where β starts."""
+    """Where β starts: the weight of the divergence in the loss."""
     kl_target: float = Field(20.0, gt=0)
     """Divergence from the fine-tuned model to hold, in nats per answer."""
     kl_horizon: int = Field(10_000, ge=1)
@@ -100,6 +102,8 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
     reference, _ = load_decoder(context.inputs["model"])
     reward, reward_tokenizer = load_scorer(context.inputs["reward"])
     value, _ = load_scorer(context.inputs["reward"])
+    # read anywhere but at an answer's end, a reward model's scores are far from what answers are worth
+    torch.nn.init.zeros_(value.score.weight)
     if reward.config.vocabulary != policy.config.vocabulary or reward_tokenizer.special != tokenizer.special:
         raise UserError("The reward model has another vocabulary than the policy: use models of one run.")
     models = ActorCritic(policy, value).to(device)
@@ -126,6 +130,7 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
     def ptx(step: int) -> list[Batch]:
         return windows.batches(step) if s.ptx_coefficient > 0 else []
 
+    control = AdaptiveKL(s.kl_coefficient, s.kl_target, s.kl_horizon)
     source = Rollouts(
         models,
         reference,
@@ -133,7 +138,7 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
         tokenizer,
         prompts,
         sampling=Sampling(max_tokens=s.max_tokens, temperature=s.temperature),
-        control=AdaptiveKL(s.kl_coefficient, s.kl_target, s.kl_horizon),
+        control=control,
         batch=s.train.batch,
         micro_batch=s.train.micro_batch,
         answers=s.answers,
@@ -150,7 +155,7 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
     )
     trainer = Trainer(
         models,
-        PPO(s.clip, s.value_coefficient, s.temperature),
+        PPO(s.clip, s.value_coefficient, s.temperature, reference, control),
         source,
         s.train,
         context,
@@ -162,25 +167,28 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
     save_model(policy, tokenizer, context.folder / "model")
     trainer.finish()
     lines = (context.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    first, last = json.loads(lines[0]), [json.loads(line) for line in lines[-5:]]
+    steps = [json.loads(line) for line in lines]
+    first, last = steps[0], steps[-5:]
+    learnt = steps[s.value_steps :]
 
     def mean(name: str) -> float:
-        return round(float(sum(line[name] for line in last)) / len(last), 4)
+        return round(float(sum(step[name] for step in last)) / len(last), 4)
 
     if source.done():
-        say(f"  ended after {len(lines)} steps, the KL having come to {s.kl_stop:.0%} of its target")
+        say(f"  ended after {len(steps)} steps, the KL having come to {s.kl_stop:.0%} of its target")
     say(f"  reward {first['reward']:.2f} → {mean('reward'):.2f}, KL {mean('kl'):.2f} of {s.kl_target:g} nats")
     return {
-        "steps": len(lines),
+        "steps": len(steps),
         "reward_first": round(first["reward"], 4),
         "reward_last": mean("reward"),
         "kl_last": mean("kl"),
         "kl_target": s.kl_target,
+        "temperature": s.temperature,
         "length_last": mean("length"),
         "entropy_last": mean("entropy"),
-        "ratio_deviation_first_pass": max(json.loads(line)["ratio_deviation"] for line in lines),
-        "approxkl_first_pass": max(json.loads(line)["approxkl"] for line in lines),
-        "clipfrac_first_pass": max(json.loads(line)["clipfrac"] for line in lines),
+        "ratio_deviation_first_pass": max((step["ratio_deviation"] for step in learnt), default=None),
+        "approxkl_first_pass": max((step["approxkl"] for step in learnt), default=None),
+        "clipfrac_first_pass": max((step["clipfrac"] for step in learnt), default=None),
         "alarms": source.alarms.rung,
     }
 

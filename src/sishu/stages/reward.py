@@ -103,7 +103,7 @@ def ranked_answers(
     for place, (index, prompt) in enumerate(zip(order, prompts, strict=True)):
         answer = items[index]["messages"][-1]["content"]
         other = items[order[(place + 1) % len(order)]]["messages"][-1]["content"]
-        broken = damage(answer, random.Random(f"{seed}/{index}"))
+        broken = damage(answer, random.Random(f"{seed}/{index}"), other)
         rows = [
             [*tokenizer.encode(answer), tokenizer.end],
             sampled[place],
