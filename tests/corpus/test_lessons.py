@@ -267,7 +267,7 @@ def test_some_damage_is_nothing_but_a_wrong_name(answer: str) -> None:
     other = "`json.JSONDecoder.decode`: Return what is in a string."
     found = [damage(answer, random.Random(seed), other) for seed in range(600)]
     wrong = [bad for bad in found if bad.startswith("`") and bad.endswith(rest) and bad != answer]
-    assert 150 < len(wrong) < 250
+    assert 110 < len(wrong) < 190
     names = {bad[1 : -len(rest)] for bad in wrong}
     assert name not in names and len(names) > 15
     near = {one for one in names if set(one.split(".")) & set(name.split("."))}

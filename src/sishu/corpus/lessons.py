@@ -219,14 +219,14 @@ def _pick(templates: tuple[str, ...], name: str) -> str:
 def damage(answer: str, rng: random.Random, other: str = "") -> str:
     """A plausible bad answer made from a good one, never equal to it.
 
-    With an `other` answer at hand, a third of the time nothing but the name is wrong, as a model gets it
+    With an `other` answer at hand, a quarter of the time nothing but the name is wrong, as a model gets it
     wrong that takes it carelessly from the question. Else a third of the time the first words only, ended
     as if that were all: the other ways leave broken sentences, from which a judge would learn that any
     short whole sentence is good. Else one of: words in another order, cut off before the end, a phrase
     said again and again, characters missing. Half the time the `` `name`: `` in front stays whole, so that
     a judge has to read what follows. Text without spaces (Chinese) is handled by characters.
     """
-    if other and rng.random() < 1 / 3:
+    if other and rng.random() < 0.25:
         wrong = _misnamed(answer, other, rng)
         if wrong != answer:
             return wrong

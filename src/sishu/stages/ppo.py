@@ -28,10 +28,10 @@ from sishu.train.trainer import Trainer, TrainSettings
 class PpoTraining(TrainSettings):
     """`batch` counts the answers learnt from in a step; Adam as the source papers set it."""
 
-    steps: int | None = Field(40, ge=1)
+    steps: int | None = Field(42, ge=1)
     batch: int = Field(128, ge=1)
     micro_batch: int = Field(32, ge=1)
-    learning_rate: float | None = Field(3e-4, gt=0)
+    learning_rate: float | None = Field(2.25e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-5, gt=0)
     warmup: float = Field(0.025, ge=0, le=1)
@@ -69,7 +69,7 @@ class PpoSettings(Section):
     """Discount of later rewards."""
     lam: float = Field(0.95, ge=0, le=1)
     """Of generalised advantage estimation."""
-    kl_coefficient: float = Field(0.05, ge=0)
+    kl_coefficient: float = Field(0.03, ge=0)
     """Where β starts: the weight of the divergence in the loss."""
     kl_target: float = Field(20.0, gt=0)
     """Divergence from the fine-tuned model to hold, in nats per answer."""
@@ -80,7 +80,7 @@ class PpoSettings(Section):
     alone turns the policy too late to keep it below."""
     unended_penalty: float = Field(1.0, ge=0)
     """Taken from the score of an answer that does not end."""
-    sameness_penalty: float = Field(3.0, ge=0)
+    sameness_penalty: float = Field(1.5, ge=0)
     """Taken from the score of an answer that is given to every other prompt too, and in proportion from one
     that is so in part: a reward model that cannot tell what belongs to a question likes some phrase best."""
     ptx_coefficient: float = Field(0.05, ge=0)
@@ -159,8 +159,8 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
         source,
         s.train,
         context,
-        steps=s.train.steps or 40,
-        learning_rate=s.train.learning_rate or 3e-4,
+        steps=s.train.steps or 42,
+        learning_rate=s.train.learning_rate or 2.25e-4,
         rate_factors={"value.": s.value_rate},
     )
     trainer.fit()
