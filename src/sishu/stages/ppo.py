@@ -31,7 +31,7 @@ class PpoTraining(TrainSettings):
     steps: int | None = Field(42, ge=1)
     batch: int = Field(128, ge=1)
     micro_batch: int = Field(32, ge=1)
-    learning_rate: float | None = Field(2.25e-4, gt=0)
+    learning_rate: float | None = Field(2.5e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-5, gt=0)
     warmup: float = Field(0.025, ge=0, le=1)
@@ -69,7 +69,7 @@ class PpoSettings(Section):
     """Discount of later rewards."""
     lam: float = Field(0.95, ge=0, le=1)
     """Of generalised advantage estimation."""
-    kl_coefficient: float = Field(0.03, ge=0)
+    kl_coefficient: float = Field(0.05, ge=0)
     """Where β starts: the weight of the divergence in the loss."""
     kl_target: float = Field(20.0, gt=0)
     """Divergence from the fine-tuned model to hold, in nats per answer."""
@@ -160,7 +160,7 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
         s.train,
         context,
         steps=s.train.steps or 42,
-        learning_rate=s.train.learning_rate or 2.25e-4,
+        learning_rate=s.train.learning_rate or 2.5e-4,
         rate_factors={"value.": s.value_rate},
     )
     trainer.fit()
