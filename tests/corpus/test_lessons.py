@@ -263,7 +263,9 @@ def test_some_damage_is_a_few_first_words_ended_as_if_that_were_all(answer: str,
 
 @pytest.mark.parametrize("answer", ["`os.getcwd()`: Return it.", "`哈希.散列`：返回它的散列值，供比较之用。"])
 def test_some_damage_is_nothing_but_a_wrong_name(answer: str) -> None:
-    name, rest = re.fullmatch(r"`([^`(]+)(.*)", answer).groups()  # type: ignore[union-attr]
+    parts = re.fullmatch(r"`([^`(]+)(.*)", answer)
+    assert parts is not None
+    name, rest = parts.groups()
     other = "`json.JSONDecoder.decode`: Return what is in a string."
     found = [damage(answer, random.Random(seed), other) for seed in range(600)]
     wrong = [bad for bad in found if bad.startswith("`") and bad.endswith(rest) and bad != answer]

@@ -101,7 +101,7 @@ class PPO:
 
     The divergence from the reference is a term of the loss, worked out over the whole vocabulary at every
     token of an answer. As a reward, which is how the source papers have it, it is an estimate from the token
-    drawn, and its noise drives the policy about: small models forget names for it.
+    drawn, and a small model pays for that noise with more divergence for the same reward.
     """
 
     def __init__(
