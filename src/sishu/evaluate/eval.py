@@ -41,7 +41,7 @@ class EvalSettings(Section):
     max_tokens: int = Field(64, ge=1)
     """Longest answer."""
     temperature: float = Field(0.3, ge=0)
-    """At which questions are asked, as in `sishu chat`; rewards and divergence are taken at PPO's, else at 1."""
+    """At which questions are asked, as in `sishu chat`; rewards and divergence are taken at PPO's, or 1."""
     order: int = Field(5, ge=1, le=8)
     """Of the n-gram baseline."""
 

@@ -48,7 +48,7 @@ class PpoSettings(Section):
     max_tokens: int = Field(64, ge=1)
     """Longest answer."""
     temperature: float = Field(0.7, gt=0)
-    """Of the rollouts, and of the probabilities compared. At 1 a small model breaks many answers by chance."""
+    """Of the rollouts, and of the probabilities compared; at 1 a small model breaks many by chance."""
     answers: int = Field(8, ge=1)
     """Answers to each prompt."""
     kept: int = Field(2, ge=1)
