@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from sishu.console import UserError
 from sishu.tokenizer.chat import SPECIAL_TOKENS
-from sishu.tokenizer.tokenizer import Tokenizer
+from sishu.tokenizer.tokenizer import Tokenizer, byte_level
 from sishu.tokenizer.train import SMALLEST, train_bpe
 
 CORPUS = [
@@ -134,3 +134,15 @@ def test_a_broken_folder_is_named(tmp_path: Path, damage: str) -> None:
         path.write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(UserError):
         Tokenizer.load(tmp_path)
+
+
+def test_words_are_cut_where_a_capital_begins_another() -> None:
+    def cut(text: str) -> list[str]:
+        return [text[start:end] for _, (start, end) in byte_level().pre_tokenize_str(text)]
+
+    assert cut("`json.HTTPError`: Handle an error.") == [
+        *("`", "json", ".", "HTTP", "Error", "`:", " Handle", " an", " error", ".")
+    ]
+    assert cut("socket.SO_KEEPALIVE2") == ["socket", ".", "SO", "_", "KEEPALIVE", "2"]
+    assert cut("getURL isX") == ["get", "URL", " is", "X"]
+    assert cut("中文分词Éé E\u0301t") == ["中文分词", "Éé", " E\u0301t"]

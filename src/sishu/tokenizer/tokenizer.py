@@ -138,12 +138,15 @@ class StreamDecoder:
 
 
 def byte_level() -> pre_tokenizers.PreTokenizer:
-    """How text is cut before merging: words with their leading space, digits in ones and twos, runs of
-    punctuation, line breaks; then bytes. A word takes no punctuation along, so that a name has the same ids
-    after a dot, a bracket or a back-tick, and can be copied from a question into an answer."""
+    """How text is cut before merging: words with their leading space, a new one wherever a capital follows a
+    small letter (`handleError` is `handle` and `Error`, `HTTPError` is `HTTP` and `Error`), digits in ones
+    and twos, runs of punctuation, line breaks; then bytes. A word takes no punctuation along, so that a name
+    has the same ids after a dot, a bracket or a back-tick, and can be copied from a question into an answer;
+    and the words of a name are those of the sentences about it."""
     pattern = (
-        r"'(?:[sdmtSDMT]|[lL]{2}|[vV][eE]|[rR][eE])| ?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-        r"|\s*[\r\n]|\s+(?!\S)|\s+"
+        r"'(?:[sdmtSDMT]|[lL]{2}|[vV][eE]|[rR][eE])"
+        r"| ?(?:\p{Lu}?[\p{Ll}\p{Lt}\p{Lm}\p{Lo}\p{M}]+|\p{Lu}+(?!\p{Ll}))"
+        r"|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
     )
     return pre_tokenizers.Sequence(
         [
