@@ -19,7 +19,9 @@ from sishu.corpus.lessons import (
     damage,
     in_asked_form,
     make_lessons,
+    name_words,
     renamed,
+    stem,
 )
 from sishu.corpus.pydoc_page import PydocObject, pydoc_objects
 
@@ -289,3 +291,45 @@ def test_a_made_up_name_is_the_same_in_question_and_answer(lessons: list[Lesson]
         assert copy.group == lesson.group
     kept = sum(in_asked_form(copy.answer) for copy in copies)
     assert kept > 0.98 * len(copies)
+
+
+def test_what_is_said_of_a_made_up_name_has_its_words() -> None:
+    name = "jobs.SocketHandler.handleError"
+    answer = f"`{name}(err)`: Handles an error of SOCKET handling, from error to end."
+    others = [
+        Lesson("?", "", other, "method", "x") for other in ("wave.open_frame", "Queue.put", "parse.JSON")
+    ]
+    lesson = Lesson(f"How do I call `{name}`?", answer, name, "method", "jobs")
+    copies = [renamed([lesson, *others], str(seed))[0] for seed in range(30)]
+    for copy in copies:
+        found = re.fullmatch(r"(\w+)s\.([A-Z]\w*)([A-Z][a-z]+)er\.(\w+)e([A-Z][a-z]+)or", copy.name)
+        assert found is not None, copy.name
+        _, socket, handle, again, error = (part.lower() for part in found.groups())
+        assert handle == again and copy.question == f"How do I call `{copy.name}`?"
+        assert copy.answer == (
+            f"`{copy.name}({error})`: {handle.capitalize()}es an {error}or of {socket.upper()} {handle}ing, "
+            f"from {error}or to end."
+        )
+    assert len({copy.name for copy in copies}) == 30
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "logging.handlers.SMTPHandler.getSubject",
+            ["logging", "handlers", "smtp", "handler", "get", "subject"],
+        ),
+        ("os.fdopen_from_fd", ["fdopen"]),
+        ("__and__", []),
+        ("int.from_bytes", ["int", "bytes"]),
+    ],
+)
+def test_the_words_of_a_name(name: str, words: list[str]) -> None:
+    assert name_words(name) == words
+
+
+def test_a_stem_is_one_for_all_endings() -> None:
+    assert {stem(word) for word in ("handle", "handles", "handled", "handler", "handling")} == {"handl"}
+    assert {stem(word) for word in ("iterate", "iterator", "iteration", "iterating")} == {"iterat"}
+    assert [stem(word) for word in ("use", "red", "is", "error")] == ["use", "red", "is", "err"]

@@ -13,7 +13,7 @@ import hashlib
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sishu.corpus.docstring import first_sentences
@@ -134,22 +134,60 @@ def conversation(lesson: Lesson) -> dict[str, object]:
 
 
 def renamed(lessons: Sequence[Lesson], seed: str) -> list[Lesson]:
-    """Each lesson once more under a made-up name, the same in question and answer: what is to be learnt from
-    it is to take the name from the question. Every part of it is half of one real name's part and half of
-    another's, so that its tokens do not foretell each other."""
-    parts = sorted({part for lesson in lessons for part in lesson.name.split(".")})
+    """Each lesson once more under a made-up name, the same in question and answer, and with the name's words
+    exchanged in the description too, whatever their ending: `Handle an error.` about `handleError` becomes
+    `Merge a socket.` about `mergeSocket`. What is to be learnt is to take the name from the question, and
+    what is said from the name. Half of the new words are half of one word and half of another, so that
+    their tokens do not foretell each other."""
+    pool = sorted({word for lesson in lessons for word in name_words(lesson.name)})
     rng = random.Random(f"renamed/{seed}")
     result = []
     for lesson in lessons:
-        new = {part: _grafted(rng.choice(parts), rng.choice(parts)) for part in lesson.name.split(".")}
-        word = re.compile(r"(?<![\w])(?:" + "|".join(map(re.escape, new)) + r")(?![\w])")
-
-        def swap(text: str, word: re.Pattern[str] = word, new: dict[str, str] = new) -> str:
-            return word.sub(lambda match: new[match[0]], text)
-
-        question, answer = swap(lesson.question), swap(lesson.answer)
-        result.append(replace(lesson, question=question, answer=answer, name=swap(lesson.name)))
+        stems: dict[str, str] = {}
+        for word in name_words(lesson.name):
+            new = rng.choice(pool)
+            stems[stem(word)] = stem(_grafted(new, rng.choice(pool)) if rng.random() < 0.5 else new)
+        pieces = lesson.question.split("`")  # of a question, the names alone
+        pieces[1::2] = (_exchanged(piece, stems) for piece in pieces[1::2])
+        answer, name = _exchanged(lesson.answer, stems), _exchanged(lesson.name, stems)
+        result.append(replace(lesson, question="`".join(pieces), answer=answer, name=name))
     return result
+
+
+def _exchanged(text: str, stems: Mapping[str, str]) -> str:
+    """The text with other stems, in the case and with the ending that each word had."""
+
+    def exchange(match: re.Match[str]) -> str:
+        word = match[0]
+        old = stem(word.lower())
+        if old not in stems:
+            return word
+        new = stems[old] + word.lower()[len(old) :]
+        return new.upper() if word.isupper() else new.capitalize() if word[0].isupper() else new
+
+    return _CASED_WORD.sub(exchange, text)
+
+
+_CASED_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_ENDING = re.compile(r"(?:e|es|ed|er|ers|s|d|ing|ings|or|ors|ion|ions|able)$")
+_COMMON = re.compile(
+    r"..?|all|and|any|are|but|can|for|from|has|her|his|into|its|may|not|off|one|out|the|then|this|two|use|was|with"
+)
+
+
+def name_words(name: str) -> list[str]:
+    """The words that a name is made of, in lower case, each once: `handlers`, `file` and `open` of
+    `handlers.FileHandler_open`. Words of one or two letters and such as `from` tell nothing and are left
+    out."""
+    words = dict.fromkeys(word.lower() for word in _CASED_WORD.findall(name))
+    return [word for word in words if not _COMMON.fullmatch(word)]
+
+
+def stem(word: str) -> str:
+    """A word in lower case without an English ending, if three letters are left: `handler`, `handling`,
+    `handled` and `handle` are one."""
+    ending = _ENDING.search(word, 3)
+    return word[: ending.start()] if ending else word
 
 
 def _grafted(one: str, other: str) -> str:
