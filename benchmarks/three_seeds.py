@@ -54,6 +54,10 @@ def figures(found: dict[str, Any], other: dict[str, Any], ppo: dict[str, Any]) -
         "reward, SFT": rewards["sft"]["mean"],
         "reward, PPO": rewards["ppo"]["mean"],
         "gain in SFT deviations": gain / rewards["sft"]["std"],
+        "… of the scores before calibration": (rewards["ppo"]["raw_mean"] - rewards["sft"]["raw_mean"])
+        / rewards["sft"]["raw_std"],
+        "likeness to the documented answer, SFT": rewards["sft"]["likeness"],
+        "likeness to the documented answer, PPO": rewards["ppo"]["likeness"],
         "KL, nats per answer": found["kl"]["mean"],
         "KL target": found["kl"]["target"],
         "alarms": len(ppo["alarms"]),
@@ -65,7 +69,8 @@ def figures(found: dict[str, Any], other: dict[str, Any], ppo: dict[str, Any]) -
         "SFT, bits per byte": bits["sft"],
         "PPO with ptx, bits per byte": bits["ppo"],
         "PPO without ptx, bits per byte": other["bits_per_byte"]["ppo"],
-        "PPO without ptx, reward": other["rewards"]["ppo"]["mean"],
+        "PPO without ptx, gain in SFT deviations": (other["rewards"]["ppo"]["mean"] - rewards["sft"]["mean"])
+        / rewards["sft"]["std"],
     }
 
 

@@ -10,6 +10,7 @@ import torch
 from sishu.evaluate.answering import answer_prompts, divergence, reward_answers, summary
 from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.models.decoder import Decoder, Scorer
+from sishu.objectives.ranking import calibrated
 from sishu.tokenizer.tokenizer import Tokenizer
 
 GOOD = "`json.dumps`: Serialize an object to a string."
@@ -50,18 +51,19 @@ def answers(tiny_decoder: Decoder, tiny_tokenizer: Tokenizer) -> list[Completion
 
 
 @torch.no_grad()
-def test_rewards_are_scaled_and_read_at_the_end(
+def test_rewards_are_calibrated_and_read_at_the_end(
     tiny_decoder: Decoder, tiny_tokenizer: Tokenizer, answers: list[Completion]
 ) -> None:
     scorer = Scorer(tiny_decoder.config)
     scorer.start_from(tiny_decoder, 0)
-    found = reward_answers(scorer, {"mean": 0.3, "deviation": 2.0}, prompts(70), answers, tiny_tokenizer.pad)
-    slow = torch.tensor(
-        [
-            (float(scorer(torch.tensor([p + a.ids]))[0, -1]) - 0.3) / 2.0
-            for p, a in zip(prompts(70), answers, strict=True)
-        ]
+    raw = torch.tensor(
+        [float(scorer(torch.tensor([p + a.ids]))[0, -1]) for p, a in zip(prompts(70), answers, strict=True)]
     )
+    scale = {"quantiles": [-1.5, -0.2, 0.0, 0.3, 2.0]}
+    found = reward_answers(scorer, scale, prompts(70), answers, tiny_tokenizer.pad)
+    slow = calibrated(raw, torch.tensor(scale["quantiles"]))
+    assert found["raw_mean"] == pytest.approx(float(raw.mean()), abs=2e-4)
+    assert found["raw_std"] == pytest.approx(float(raw.std()), abs=2e-4)
     assert found["mean"] == pytest.approx(float(slow.mean()), abs=2e-4)
     assert found["std"] == pytest.approx(float(slow.std()), abs=2e-4)
     assert found["length"] == summary(answers)["length"]
@@ -98,6 +100,6 @@ def test_answers_that_fill_the_context_are_judged_too(
     scorer = Scorer(tiny_decoder.config)
     scorer.start_from(tiny_decoder, 0)
     some = [[0] * 125, [0] * 4]
-    found = reward_answers(scorer, {"mean": 0.0, "deviation": 1.0}, some, full, tiny_tokenizer.pad)
+    found = reward_answers(scorer, {"quantiles": [-1.0, 1.0]}, some, full, tiny_tokenizer.pad)
     assert found["mean"] == found["mean"]
     assert divergence(tiny_decoder, tiny_decoder, some, full, tiny_tokenizer.pad) == 0

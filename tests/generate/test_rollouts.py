@@ -23,6 +23,9 @@ from sishu.tokenizer.tokenizer import Tokenizer
 CPU = torch.device("cpu")
 BATCH, MOST = 6, 8
 
+LINE = (0.5 - 2 * 3**0.5, 0.5 + 2 * 3**0.5)
+"""Quantiles between which a calibrated score is (score - 0.5) / 2."""
+
 
 @pytest.fixture(scope="module")
 def policy(tiny_config: DecoderConfig) -> Decoder:
@@ -63,7 +66,7 @@ def rollouts(policy: Decoder, tokenizer: Tokenizer, **changes: Any) -> Rollouts:
     return Rollouts(
         ActorCritic(copy.deepcopy(policy), value).train(),
         reference,
-        RewardScale(reward, 0.5, 2.0, 0.25),
+        RewardScale(reward, LINE, 0.25),
         tokenizer,
         prompts,
         **(settings | changes),
@@ -217,11 +220,11 @@ def test_the_penalty_is_for_answers_that_do_not_end(policy: Decoder) -> None:
     scorer = Scorer(policy.config)
     scorer.start_from(policy, 0)
     ids, last = torch.randint(6, 320, (2, 9)), torch.tensor([4, 8])
-    plain = RewardScale(scorer, 1.0, 4.0)(ids, last, torch.tensor([True, False]))
+    plain = RewardScale(scorer, LINE)(ids, last, torch.tensor([True, False]))
     with torch.no_grad():
         raw = scorer(ids)[[0, 1], [4, 8]]
-    torch.testing.assert_close(plain, (raw - 1.0) / 4.0)
-    strict = RewardScale(scorer, 1.0, 4.0, 0.5)(ids, last, torch.tensor([True, False]))
+    torch.testing.assert_close(plain, (raw - 0.5) / 2.0)
+    strict = RewardScale(scorer, LINE, 0.5)(ids, last, torch.tensor([True, False]))
     torch.testing.assert_close(plain - strict, torch.tensor([0.0, 0.5]))
 
 

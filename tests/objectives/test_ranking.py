@@ -9,22 +9,23 @@ import torch
 
 from sishu.batches.conversations import ranking_batch
 from sishu.models.decoder import Decoder, Scorer
-from sishu.objectives.ranking import Ranking, pairwise, rewards_of
+from sishu.objectives.ranking import Ranking, calibrated, pairwise, quantiles, rewards_of
 
 
 def slow(rewards: list[list[float]]) -> tuple[float, float]:
     losses, right = [], []
     for row in rewards:
-        for better in range(len(row)):
-            for worse in range(better + 1, len(row)):
-                margin = row[better] - row[worse]
-                losses.append(math.log1p(math.exp(-margin)))
-                right.append(margin > 0)
+        for other in rewards:
+            for better in range(len(row)):
+                for worse in range(better + 1, len(row)):
+                    losses.append(math.log1p(math.exp(other[worse] - row[better])))
+                    if other is row:
+                        right.append(row[better] > row[worse])
     return sum(losses) / len(losses), sum(right) / len(right)
 
 
 @pytest.mark.parametrize("answers", [2, 4, 9])
-def test_all_pairs_count_once(answers: int) -> None:
+def test_all_pairs_of_all_prompts_count_once(answers: int) -> None:
     rewards = torch.randn(5, answers, generator=torch.Generator().manual_seed(answers))
     loss, accuracy = pairwise(rewards)
     expected = slow(rewards.tolist())
@@ -59,18 +60,12 @@ def test_the_score_is_read_at_each_rows_last_token(tiny_decoder: Decoder) -> Non
     assert float(loss.figures["accuracy"]) == pytest.approx(expected[1])
 
 
-def test_centring_pulls_the_level_of_a_prompt_to_zero_and_nothing_else(tiny_decoder: Decoder) -> None:
-    model = Scorer(tiny_decoder.config)
-    model.start_from(tiny_decoder, 0)
-    batch = ranking_batch([[[0, 9, 10, 2], [0, 9, 2]], [[0, 8, 2], [0, 8, 7, 2]]], pad=1, share=1.0)
-    with torch.no_grad():
-        rewards = model(batch["ids"]).gather(1, batch["last"][:, None]).view(2, 2)
-    plain, centred = Ranking()(model, batch), Ranking(0.3)(model, batch)
-    level = rewards.mean(1).square().mean()
-    assert float((centred.total - plain.total).detach()) == pytest.approx(0.3 * float(level), rel=1e-5)
-    assert float(plain.total.detach()) == pytest.approx(float(pairwise(rewards)[0]), abs=1e-6)
-    assert centred.figures["loss"] == plain.figures["loss"]
-    assert float(centred.figures["level"]) == pytest.approx(float(level.sqrt()), rel=1e-5)
+def test_a_prompt_whose_rewards_are_all_higher_is_pulled_down() -> None:
+    rewards = torch.tensor([[1.0, 0.0], [3.0, 2.0]], requires_grad=True)
+    pairwise(rewards)[0].backward()
+    assert rewards.grad is not None
+    low, high = rewards.grad.sum(1).tolist()
+    assert high > 0.1 and low == pytest.approx(-high), "a step goes against the gradient"
 
 
 def test_rewards_in_parts_of_like_length_are_those_of_the_whole(tiny_decoder: Decoder) -> None:
@@ -102,3 +97,23 @@ def test_short_rows_are_not_worked_out_to_the_length_of_the_longest(tiny_decoder
     batch = ranking_batch([[[9] * n for n in (2, 30, 3, 2)]], pad=1, share=1.0)
     rewards_of(model, batch["ids"], batch["last"], rows=3)
     assert shapes == [(3, 3), (1, 30)]
+
+
+def test_calibrated_scores_say_how_many_answers_are_beaten() -> None:
+    """Whatever the distribution: here one with a long tail of bad answers."""
+    scores = -torch.rand(5000, generator=torch.Generator().manual_seed(0)).log().square()
+    marks = torch.tensor(quantiles(scores))
+    found = calibrated(scores, marks)
+    ranks = scores.argsort().argsort() / (len(scores) - 1)
+    torch.testing.assert_close(found, 12**0.5 * (ranks - 0.5), rtol=0, atol=12**0.5 / 100)
+    assert float(found.mean()) == pytest.approx(0, abs=1e-3)
+    assert float(found.std()) == pytest.approx(1, abs=1e-3)
+    beyond = calibrated(torch.tensor([-1e6, 1e6, float(marks[0]), float(marks[-1])]), marks)
+    assert beyond.tolist() == pytest.approx([-(3**0.5), 3**0.5] * 2)
+
+
+def test_between_two_quantiles_the_line_is_straight_and_equal_ones_do_no_harm() -> None:
+    marks = torch.tensor([0.0, 1.0, 1.0, 3.0, 7.0])
+    share = calibrated(torch.tensor([0.5, 2.0, 1.0, 4.0]), marks) / 12**0.5 + 0.5
+    assert share.tolist() == pytest.approx([0.125, 0.625, 0.25, 0.8125])
+    assert torch.isfinite(calibrated(torch.zeros(3), torch.zeros(101))).all()

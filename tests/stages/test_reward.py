@@ -13,9 +13,11 @@ from transformers import AutoModelForSequenceClassification
 from sishu.batches.conversations import write_conversations
 from sishu.config import build
 from sishu.console import UserError, set_quiet
-from sishu.generate.engine import Engine, Sampling
+from sishu.corpus.likeness import Likeness
+from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.models.decoder import Decoder, Scorer
 from sishu.models.folder import load_scorer
+from sishu.objectives.ranking import quantiles
 from sishu.run import Run, external_input
 from sishu.stages.reward import (
     RANKS,
@@ -65,10 +67,13 @@ def test_the_ranks_are_what_they_are_called(engine: Engine, ranked: list[dict[st
         messages = items[one["name"]]["messages"]
         assert one["question"] == messages[0]["content"]
         assert one["prompt"] == tokenizer.encode_conversation(messages[:-1], True).ids
-        documented, sampled, anothers, damaged = one["answers"]
+        documented, nearer, farther, anothers, damaged = one["answers"]
         whole = tokenizer.encode_conversation(messages).ids
         assert one["prompt"] + documented == whole
-        assert 1 <= len(sampled) <= 8
+        assert 1 <= len(nearer) <= 8 and 1 <= len(farther) <= 8
+        likeness = Likeness(item["messages"][1]["content"] for item in items.values())
+        near, far = (likeness(tokenizer.decode(a), messages[1]["content"]) for a in (nearer, farther))
+        assert near >= far
         said = tokenizer.decode(anothers)
         assert said != messages[1]["content"]
         assert said in {i["messages"][1]["content"] for i in items.values()}
@@ -92,9 +97,21 @@ def test_answers_are_sampled_at_the_temperatures_in_turn(engine: Engine) -> None
         made = ranked_answers(items, 12, engine, 8, seed=0, temperatures=turns)
         assert len(made) == 12
         greedy = engine.complete([one["prompt"] for one in made], Sampling(max_tokens=8, temperature=0))
-        same = [one["answers"][1] == best.ids for one, best in zip(made, greedy, strict=True)]
-        assert all(same[cool::2]) and not all(same[1 - cool :: 2])
+        same = [one["answers"][1:3] == [best.ids] * 2 for one, best in zip(made, greedy, strict=True)]
+        assert all(same[cool::2]) and not any(same[1 - cool :: 2])
     assert len(ranked_answers(items, 2, engine, 8, seed=0, temperatures=(1.0, 0.5, 0.2))) == 2
+
+
+def test_the_nearer_answer_ranks_higher(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = [talk(i) for i in range(6)]
+    told = ["`x9`: A heavy load.", "`x9`: The useful box."]
+    for turns in (told, told[::-1]):
+        made = [
+            Completion(text, [*engine.tokenizer.encode(text), engine.tokenizer.end], "stop") for text in turns
+        ]
+        monkeypatch.setattr(engine, "complete", lambda prompts, how, made=made: made * (len(prompts) // 2))
+        for one in ranked_answers(items, 6, engine, 8, seed=0):
+            assert [engine.tokenizer.decode(row) for row in one["answers"][1:3]] == told[::-1]
 
 
 def test_what_does_not_fit_the_context_is_left_out(engine: Engine) -> None:
@@ -119,16 +136,16 @@ def test_scores_are_read_at_the_last_token(tiny_decoder: Decoder, ranked: list[d
     scorer = Scorer(tiny_decoder.config)
     scorer.start_from(tiny_decoder, 0)
     scores = score(scorer, ranked * 3, pad=1)  # more than one batch of 32
-    assert scores.shape == (36, 4)
+    assert scores.shape == (36, 5)
     for i, one in enumerate(ranked * 3):
         for k, row in enumerate(full_rows(one)):
             assert float(scores[i, k]) == pytest.approx(float(scorer(torch.tensor([row]))[0, -1]), abs=1e-4)
 
 
 def test_accuracy_counts_each_pair_of_ranks() -> None:
-    rewards = torch.tensor([[4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 0.0, 0.0]])
+    rewards = torch.tensor([[4.0, 3.0, 2.5, 2.0, 1.0], [1.0, 2.0, 2.0, 0.0, 0.0]])
     pairs = accuracy_by_pair(rewards)
-    assert len(pairs) == 6 and pairs["documented > sampled"] == 0.5
+    assert len(pairs) == 10 and pairs["documented > nearer"] == 0.5 == pairs["nearer > farther"]
     assert pairs["documented > another's"] == 1.0 and pairs["another's > damaged"] == 0.5
     assert set(pairs) == {f"{a} > {b}" for i, a in enumerate(RANKS) for b in RANKS[i + 1 :]}
 
@@ -150,15 +167,13 @@ def test_the_stage_learns_the_ranking(tmp_path: Path, tiny_model_folder: Path) -
     assert figures["held_out_prompts"] == len(load_rankings(folder / "rankings-validation.jsonl")) > 4
     # the sampled answers of an untrained model are noise, easily told from the two below them
     pairs = figures["accuracy_by_pair"]
-    assert pairs["sampled > another's"] > 0.8 and pairs["sampled > damaged"] > 0.8
-    assert (
-        figures["accuracy"] == pytest.approx(sum(pairs.values()) / 6, abs=1e-3) and figures["accuracy"] > 0.58
-    )
+    assert pairs["farther > another's"] > 0.8 and pairs["farther > damaged"] > 0.8
+    assert figures["accuracy"] == pytest.approx(sum(pairs.values()) / 10, abs=1e-3)
+    assert figures["accuracy"] > 0.58
     scorer, tokenizer = load_scorer(folder / "model")
     scores = score(scorer, load_rankings(folder / "rankings-train.jsonl"), tokenizer.pad)
     scale = json.loads((folder / "model" / "scale.json").read_text())
-    assert scale["mean"] == pytest.approx(float(scores[:, 1].mean()), abs=1e-4)
-    assert scale["deviation"] == pytest.approx(float(scores[:, 1].std()), abs=1e-4)
+    assert scale == {"quantiles": pytest.approx(quantiles(scores[:, 1:3].flatten()), abs=1e-4)}
     theirs = AutoModelForSequenceClassification.from_pretrained(folder / "model").eval()
     row = full_rows(load_rankings(folder / "rankings-train.jsonl")[0])[0]
     with torch.no_grad():

@@ -75,7 +75,7 @@ def ppo(decoder: Decoder, tokenizer: Tokenizer) -> Make:
         source = Rollouts(
             models,
             decoder,
-            RewardScale(reward.eval(), 0.1, 2.0, 0.5),
+            RewardScale(reward.eval(), (-3.4, 3.6), 0.5),
             tokenizer,
             [
                 tokenizer.encode_conversation([{"role": "user", "content": "x" * n}], True).ids

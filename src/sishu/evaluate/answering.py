@@ -13,7 +13,7 @@ from sishu.generate.alarms import distinct, repeats
 from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.models.decoder import Decoder, Scorer
 from sishu.objectives.language import log_probabilities
-from sishu.objectives.ranking import rewards_of
+from sishu.objectives.ranking import calibrated, rewards_of
 
 
 def answer_prompts(
@@ -48,7 +48,8 @@ def reward_answers(
     answers: Sequence[Completion],
     pad: int,
 ) -> dict[str, float]:
-    """Mean and deviation of the scaled rewards, with the answers' repetition, variety and length."""
+    """Mean and deviation of the calibrated rewards and of the raw ones, with the answers' repetition, variety
+    and length."""
     device = next(model.parameters()).device
     rewards = []
     pairs = list(zip(prompts, answers, strict=True))
@@ -58,11 +59,14 @@ def reward_answers(
         rows = [[*prompt, *answer.ids][:limit] for prompt, answer in some]
         last = torch.tensor([len(row) - 1 for row in rows], device=device)
         rewards.append(rewards_of(model, pad_right(rows, pad).to(device), last).cpu())
-    scaled = (torch.cat(rewards) - scale["mean"]) / scale["deviation"]
+    raw = torch.cat(rewards)
+    scaled = calibrated(raw, raw.new_tensor(scale["quantiles"]))
     about = summary(answers)
     return {
         "mean": round(float(scaled.mean()), 4),
         "std": round(float(scaled.std()), 4),
+        "raw_mean": round(float(raw.mean()), 4),
+        "raw_std": round(float(raw.std()), 4),
         "repetition": about["repetition"],
         "distinct": about["distinct"],
         "length": about["length"],

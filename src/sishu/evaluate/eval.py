@@ -11,6 +11,7 @@ from sishu.batches.conversations import encode_all, read_conversations
 from sishu.batches.tokens import read_documents, read_tokens
 from sishu.config import Section
 from sishu.console import say, show_table
+from sishu.corpus.likeness import Likeness
 from sishu.corpus.table import read_split
 from sishu.evaluate.answering import answer_prompts, divergence, reward_answers, summary
 from sishu.evaluate.kneser_ney import KneserNey
@@ -120,6 +121,8 @@ def _questions(
     ]
     items, prompts = (list(column) for column in zip(*fitting[: s.questions], strict=True))
     rewarded = [prompt for _, prompt in fitting[: s.rewarded]]
+    documented = [item["messages"][-1]["content"] for item, _ in fitting]
+    likeness = Likeness(documented)
     learnt = read_json(context.inputs["ppo"].parent / "manifest.json")["figures"] if "ppo" in models else {}
     rows = encode_all(items, tokenizer, limit)
     engines = {name: Engine(model, tokenizer) for name, model in models.items()}
@@ -146,9 +149,12 @@ def _questions(
             "by_pair": pairs,
             "prompts": len(rankings),
         }
-        result["rewards"] = {
-            name: reward_answers(scorer, scale, rewarded, answers[name], tokenizer.pad) for name in answers
-        }
+        result["rewards"] = {}
+        for name, given in answers.items():
+            near = [likeness(answer.text, text) for answer, text in zip(given, documented, strict=False)]
+            result["rewards"][name] = reward_answers(scorer, scale, rewarded, given, tokenizer.pad) | {
+                "likeness": round(sum(near) / len(near), 4)
+            }
     if "ppo" in models:
         kl = divergence(
             models["ppo"], models["sft"], rewarded, answers["ppo"], tokenizer.pad, free.temperature

@@ -17,23 +17,22 @@ from sishu.models.decoder import Decoder, Scorer
 from sishu.nn.device import Precision, autocast
 from sishu.objectives.language import distributions, divergences, entropies, taken
 from sishu.objectives.ppo import ActorCritic, AdaptiveKL, advantages, token_rewards, whiten
-from sishu.objectives.ranking import rewards_of
+from sishu.objectives.ranking import calibrated, rewards_of
 from sishu.tokenizer.tokenizer import Tokenizer
 
 
 class RewardScale:
-    """The reward model's scores shifted and scaled so that reference answers have mean 0 and deviation 1,
-    with a penalty for an answer that does not end."""
+    """The reward model's scores, calibrated so that reference answers have mean 0 and deviation 1, with a
+    penalty for an answer that does not end."""
 
-    def __init__(self, model: Scorer, mean: float, deviation: float, unended_penalty: float = 0.0) -> None:
-        self.model, self.mean, self.deviation = model, mean, deviation
-        self.unended_penalty = unended_penalty
+    def __init__(self, model: Scorer, quantiles: Sequence[float], unended_penalty: float = 0.0) -> None:
+        self.model, self.quantiles, self.unended_penalty = model, quantiles, unended_penalty
 
     @torch.no_grad()
     def __call__(self, ids_BT: Tensor, last_B: Tensor, ended_B: Tensor) -> Tensor:
         """Scores (B,) of rows of ids padded on the right, read at `last_B`."""
-        raw = rewards_of(self.model, ids_BT, last_B)
-        return (raw - self.mean) / self.deviation - self.unended_penalty * (~ended_B).float()
+        raw_B = rewards_of(self.model, ids_BT, last_B).float()
+        return calibrated(raw_B, raw_B.new_tensor(self.quantiles)) - self.unended_penalty * (~ended_B).float()
 
 
 def furthest(scores_PK: Tensor, kept: int) -> Tensor:

@@ -12,11 +12,17 @@ from sishu.objectives.loss import Loss
 
 
 def pairwise(rewards_BK: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of -log σ(r_better - r_worse) over all K(K-1)/2 pairs of each row, and the share of pairs in
-    the right order; columns are ranked best first (Ouyang et al. 2022, arXiv:2203.02155, equation 1)."""
+    """Mean of -log σ(r_better - r_worse) over all pairs of columns, which are ranked best first (Ouyang et
+    al. 2022, arXiv:2203.02155, equation 1), and the share of a prompt's own pairs in the right order.
+
+    The better answer may be to one prompt and the worse to another: a documented answer is better than a
+    broken one whatever was asked. Rankings within prompts say nothing about the level of a prompt's rewards;
+    left free, it differs between prompts by more than answers do, which is noise to who learns from them.
+    """
     better, worse = torch.triu_indices(rewards_BK.shape[1], rewards_BK.shape[1], offset=1)
-    margins = rewards_BK[:, better] - rewards_BK[:, worse]
-    return -F.logsigmoid(margins).mean(), (margins.detach() > 0).float().mean()
+    margins_BBP = rewards_BK[:, None, better] - rewards_BK[None, :, worse]
+    own_BP = margins_BBP.detach().diagonal().T
+    return -F.logsigmoid(margins_BBP).mean(), (own_BP > 0).float().mean()
 
 
 def rewards_of(model: Scorer, ids_BT: Tensor, last_B: Tensor, rows: int = 32) -> Tensor:
@@ -30,24 +36,31 @@ def rewards_of(model: Scorer, ids_BT: Tensor, last_B: Tensor, rows: int = 32) ->
     return torch.cat(parts)[order_B.argsort()]
 
 
-class Ranking:
-    """The objective: all pairs of each prompt, and `centring` times the squared mean of its rewards.
+def quantiles(scores: Tensor, count: int = 101) -> list[float]:
+    """Scores that divide these into `count` - 1 equal parts, from the least to the greatest."""
+    return [float(q) for q in torch.quantile(scores.double(), torch.linspace(0, 1, count).double())]
 
-    A ranking says nothing about the level of a prompt's rewards; left free, the level differs between
-    prompts by as much as answers do, which is noise to whatever learns from the rewards. The second term
-    holds it near 0 (Eisenstein et al. 2023, arXiv:2312.09244, section 3).
+
+def calibrated(scores_B: Tensor, quantiles_Q: Tensor) -> Tensor:
+    """√12 (F - ½), where F is the share of the answers behind the quantiles that score less, (B,): of these
+    answers the mean is 0 and the deviation 1, and no score is beyond ±√3.
+
+    What a ranking loss learns is the order of answers; how far apart they lie is a matter of how easily told
+    they were in training, so that a few broken answers make most of the deviation and good ones lie close
+    together. Calibrated by the reference policy's answers (Balashankar et al. 2024, arXiv:2412.19792), a
+    reward says how many of them an answer beats.
     """
+    above_B = torch.searchsorted(quantiles_Q, scores_B.contiguous()).clamp(1, len(quantiles_Q) - 1)
+    low_B, high_B = quantiles_Q[above_B - 1], quantiles_Q[above_B]
+    within_B = ((scores_B - low_B) / (high_B - low_B).clamp(min=1e-9)).clamp(0, 1)
+    return 12**0.5 * ((above_B - 1 + within_B) / (len(quantiles_Q) - 1) - 0.5)
 
-    def __init__(self, centring: float = 0.0) -> None:
-        self.centring = centring
+
+class Ranking:
+    """The objective: all pairs of ranks, between all prompts of a micro-batch."""
 
     def __call__(self, model: Scorer, batch: Batch) -> Loss:
         """`ids` (B·K, T) in rank order within each prompt and `last` (B·K,), K from the batch's kind."""
         answers = int(batch.kind.rsplit(" ", 1)[1])
-        rewards = rewards_of(model, batch["ids"], batch["last"]).view(-1, answers)
-        loss, accuracy = pairwise(rewards)
-        level = rewards.mean(1).square().mean()
-        return Loss(
-            loss + self.centring * level,
-            {"loss": loss.detach(), "accuracy": accuracy, "level": level.detach().sqrt()},
-        )
+        loss, accuracy = pairwise(rewards_of(model, batch["ids"], batch["last"]).view(-1, answers))
+        return Loss(loss, {"loss": loss.detach(), "accuracy": accuracy})

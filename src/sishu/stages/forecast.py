@@ -20,7 +20,7 @@ from sishu.stages.cost import (
 )
 from sishu.stages.facts import Facts, Road
 from sishu.stages.ppo import PpoSettings
-from sishu.stages.reward import RANKS, RewardSettings
+from sishu.stages.reward import RANKS, SAMPLED, RewardSettings
 from sishu.stages.sft import SftSettings
 from sishu.stages.shape import derive_plan
 from sishu.train.trainer import TrainSettings
@@ -95,17 +95,17 @@ def sft_plan(s: SftSettings, c: DecoderConfig, f: Facts) -> StagePlan:
 
 
 def reward_plan(s: RewardSettings, c: DecoderConfig, f: Facts) -> StagePlan:
-    """Drawing an answer for every prompt, then learning the ranking; answers as long as allowed."""
+    """Drawing two answers for every prompt, then learning the ranking; answers as long as allowed."""
     prompts = min(s.prompts, f.conversations)
     length = min(c.context_length, f.prompt + s.max_tokens)
     steps = s.train.steps or max(1, round(s.epochs * prompts / s.train.batch))
     plan = _training("reward", c, s.train, steps, length, length, learnt=0.0, kind="scorer")
-    # of 128 prompts at a time, those of one temperature together
-    calls = (math.ceil(prompts / 128) + math.ceil(s.held_out_prompts / 128)) * len(s.temperatures)
+    # of 64 prompts at a time, those of one temperature together
+    calls = (math.ceil(prompts / 64) + math.ceil(s.held_out_prompts / 64)) * len(s.temperatures)
     drawn = calls * s.max_tokens
     return replace(
         plan,
-        flops=plan.flops + decoding(c, prompts + s.held_out_prompts, f.prompt, s.max_tokens),
+        flops=plan.flops + decoding(c, len(SAMPLED) * (prompts + s.held_out_prompts), f.prompt, s.max_tokens),
         kernels=plan.kernels + drawn * c.layers * KERNELS_FORWARD,
         decode_steps=drawn,
         decode_bytes=4 * c.parameters(),

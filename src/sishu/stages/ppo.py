@@ -68,7 +68,7 @@ class PpoSettings(Section):
     """Discount of later rewards."""
     lam: float = Field(0.95, ge=0, le=1)
     """Of generalised advantage estimation."""
-    kl_coefficient: float = Field(0.05, ge=0)
+    kl_coefficient: float = Field(0.03, ge=0)
     """Where β starts: the weight of the divergence in the loss."""
     kl_target: float = Field(20.0, gt=0)
     """Divergence from the fine-tuned model to hold, in nats per answer."""
@@ -133,7 +133,7 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
     source = Rollouts(
         models,
         reference,
-        RewardScale(reward, scale["mean"], scale["deviation"], s.unended_penalty),
+        RewardScale(reward, scale["quantiles"], s.unended_penalty),
         tokenizer,
         prompts,
         sampling=Sampling(max_tokens=s.max_tokens, temperature=s.temperature),

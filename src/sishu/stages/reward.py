@@ -16,26 +16,29 @@ from sishu.batches.conversations import Rankings, ranking_batch, read_conversati
 from sishu.config import Section
 from sishu.console import UserError, progress, say
 from sishu.corpus.lessons import damage
-from sishu.generate.engine import Engine, Sampling
+from sishu.corpus.likeness import Likeness
+from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.models.decoder import Scorer
 from sishu.models.folder import load_decoder, save_model
 from sishu.nn.device import autocast, best_device
-from sishu.objectives.ranking import Ranking, rewards_of
+from sishu.objectives.ranking import Ranking, quantiles, rewards_of
 from sishu.run import StageContext, dump_json, write_atomic
 from sishu.stages.stage import Need, Stage
 from sishu.tokenizer.tokenizer import Tokenizer
 from sishu.train.trainer import Trainer, TrainSettings
 
-RANKS = ("documented", "sampled", "another's", "damaged")
-"""How the answers to a prompt are ranked, best first."""
+RANKS = ("documented", "nearer", "farther", "another's", "damaged")
+"""How the answers to a prompt are ranked, best first: nearer and farther are two of the model's own."""
 
+SAMPLED = [RANKS.index("nearer"), RANKS.index("farther")]
 
 SCALE = "scale.json"
-"""In the model's folder: mean and deviation of its scores on sampled answers."""
+"""In the model's folder: the quantiles of its scores on sampled answers."""
 
 
 class RewardTraining(TrainSettings):
-    """Prompts per step; each brings all its ranked answers."""
+    """Prompts per step, each with all its ranked answers. Those of a micro-batch are compared with each
+    other, so that smaller ones, though they need less memory, do not give quite the same gradient."""
 
     batch: int = Field(16, ge=1)
     micro_batch: int = Field(16, ge=1)
@@ -50,19 +53,17 @@ class RewardSettings(Section):
     """A fine-tuned model folder to start from, instead of this run's."""
     data: Path | None = None
     """Conversations (JSONL) whose answers rank first, instead of this run's."""
-    prompts: int = Field(5000, ge=2)
+    prompts: int = Field(4000, ge=2)
     """Training prompts to rank answers for."""
     held_out_prompts: int = Field(200, ge=1)
     """Held-out prompts to measure accuracy on."""
     max_tokens: int = Field(64, ge=1)
     """Longest answer sampled from the model."""
-    temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0, 0.5), min_length=1)
+    temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0, 0.7), min_length=1)
     """Of the sampled answers, prompt by prompt in turn: the cooler ones show the phrases that the model
     falls back on, which PPO would otherwise find to be thought well of."""
     epochs: float = Field(1.0, gt=0)
     """Passes over the prompts, unless train.steps says otherwise."""
-    centring: float = Field(0.01, ge=0)
-    """Weight of the squared mean of a prompt's rewards, which pins the level that rankings leave free."""
     train: RewardTraining = RewardTraining()
 
 
@@ -74,10 +75,11 @@ def ranked_answers(
     seed: int,
     temperatures: Sequence[float] = (1.0,),
 ) -> list[dict[str, Any]]:
-    """For up to `count` conversations: the prompt's ids and four answers as ids, best first (see `RANKS`).
+    """For up to `count` conversations: the prompt's ids and five answers as ids, best first (see `RANKS`).
 
-    The sampled answers are drawn at the `temperatures` in turn. A prompt whose sampled answer is the
-    documented one is left out, there being nothing to rank.
+    Two answers are sampled to each prompt, at the `temperatures` in turn, and ranked by `Likeness` to the
+    documented one; where neither is nearer, as they were drawn. A prompt is left out where one of them is the
+    documented one, there being nothing to rank.
     """
     tokenizer, limit = engine.tokenizer, engine.model.config.context_length
     order: list[int] = []
@@ -87,30 +89,35 @@ def ranked_answers(
         if len(prompt) < limit and len(order) < count:
             order.append(index)
             prompts.append(prompt)
-    sampled: list[list[int]] = []
+    sampled: list[list[Completion]] = []
     with progress("answers to rank", len(prompts), "prompts") as bar:
-        for at in range(0, len(prompts), 128):
-            some = prompts[at : at + 128]
-            made: list[list[int]] = [[] for _ in some]
+        for at in range(0, len(prompts), 64):
+            some = prompts[at : at + 64]
+            made: list[list[Completion]] = [[] for _ in some]
             for turn, temperature in enumerate(temperatures[: len(some)]):
                 how = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed * 7919 + at + turn)
+                asked = [prompt for prompt in some[turn :: len(temperatures)] for _ in SAMPLED]
+                answers = engine.complete(asked, how)
                 made[turn :: len(temperatures)] = [
-                    answer.ids for answer in engine.complete(some[turn :: len(temperatures)], how)
+                    answers[i : i + len(SAMPLED)] for i in range(0, len(answers), len(SAMPLED))
                 ]
             sampled += made
             bar.advance(len(some))
     ranked = []
+    documented = [items[index]["messages"][-1]["content"] for index in order]
+    likeness = Likeness(documented)
     for place, (index, prompt) in enumerate(zip(order, prompts, strict=True)):
-        answer = items[index]["messages"][-1]["content"]
-        other = items[order[(place + 1) % len(order)]]["messages"][-1]["content"]
+        answer, other = documented[place], documented[(place + 1) % len(order)]
         broken = damage(answer, random.Random(f"{seed}/{index}"), other)
+        nearness = [(-likeness(one.text, answer), turn) for turn, one in enumerate(sampled[place])]
         rows = [
             [*tokenizer.encode(answer), tokenizer.end],
-            sampled[place],
+            *(sampled[place][turn].ids for _, turn in sorted(nearness)),
             [*tokenizer.encode(other), tokenizer.end],
             [*tokenizer.encode(broken), tokenizer.end],
         ]
-        distinct = len({tuple(row) for row in rows}) == len(rows)
+        # the model may say the same twice, which teaches nothing, but does no harm
+        distinct = len({tuple(row) for row in rows}) == len(rows) - (rows[1] == rows[2])
         if distinct and max(map(len, rows)) + len(prompt) <= limit:
             ranked.append(
                 {
@@ -210,7 +217,7 @@ def _train(
 
     trainer = Trainer(
         model,
-        Ranking(s.centring),
+        Ranking(),
         Rankings(prompts, tokenizer.pad, s.train.batch, s.train.micro_batch, context.seed),
         s.train,
         context,
@@ -219,11 +226,8 @@ def _train(
         evaluate=evaluate,
     )
     trainer.fit()
-    sampled = score(model, train[:512], tokenizer.pad)[:, RANKS.index("sampled")]
-    scale = {
-        "mean": float(sampled.mean()),
-        "deviation": max(float(sampled.std()), 1e-6),
-    }
+    sampled = score(model, train[:512], tokenizer.pad)[:, SAMPLED]
+    scale = {"quantiles": quantiles(sampled.flatten())}
     pairs = accuracy_by_pair(score(model, held_out, tokenizer.pad))
     save_model(model, tokenizer, context.folder / "model")
     write_atomic(context.folder / "model" / SCALE, dump_json(scale))
@@ -235,7 +239,6 @@ def _train(
         "held_out_prompts": len(held_out),
         "accuracy": accuracy,
         "accuracy_by_pair": pairs,
-        "scale": scale,
     }
 
 
