@@ -297,7 +297,8 @@ def test_what_is_said_of_a_made_up_name_has_its_words() -> None:
     name = "jobs.SocketHandler.handleError"
     answer = f"`{name}(err)`: Handles an error of SOCKET handling, from error to end."
     others = [
-        Lesson("?", "", other, "method", "x") for other in ("wave.open_frame", "Queue.put", "parse.JSON")
+        Lesson("?", f"`{other}`: Pause.", other, "method", "x")
+        for other in ("wave.open_frame", "Queue.put", "parse.JSON")
     ]
     lesson = Lesson(f"How do I call `{name}`?", answer, name, "method", "jobs")
     copies = [renamed([lesson, *others], str(seed))[0] for seed in range(30)]

@@ -44,8 +44,10 @@ def test_it_is_a_share_and_the_same_both_ways(one: str, other: str) -> None:
 
 
 def test_the_share_by_hand() -> None:
-    """Of two documented answers both hold `get`, which weighs 1; `item` and `file` weigh 1 + ln(3 / 2)."""
+    """Of two documented answers both hold `get`, which weighs nothing; `item` and `file` weigh ln(3 / 2), a
+    word that neither holds ln 3."""
     likeness = Likeness(["get item", "get file"])
-    rare = 1.4054651081
-    assert likeness("get file", "get item") == pytest.approx(2 / (2 + 2 * rare))
-    assert likeness("item", "getItem") == pytest.approx(2 * rare / (1 + 2 * rare))
+    assert likeness("get file", "get item") == likeness("get", "get item") == 0
+    assert likeness("item", "getItem") == pytest.approx(1)
+    ratio = 0.36907024643  # ln(3 / 2) / ln 3
+    assert likeness("other item", "get item") == pytest.approx(2 * ratio / (1 + 2 * ratio))

@@ -103,15 +103,17 @@ def test_answers_are_sampled_at_the_temperatures_in_turn(engine: Engine) -> None
 
 
 def test_the_nearer_answer_ranks_higher(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    items = [talk(i) for i in range(6)]
-    told = ["`x9`: A heavy load.", "`x9`: The useful box."]
-    for turns in (told, told[::-1]):
+    items = [talk(i) for i in range(3)]
+    items[1]["messages"][1]["content"] = "`x1`: Serialize the object."
+    near, far = "`x9`: Serialize a heavy load.", "`x9`: The useful box."
+    for turns in ((near, far), (far, near)):
         made = [
             Completion(text, [*engine.tokenizer.encode(text), engine.tokenizer.end], "stop") for text in turns
         ]
         monkeypatch.setattr(engine, "complete", lambda prompts, how, made=made: made * (len(prompts) // 2))
-        for one in ranked_answers(items, 6, engine, 8, seed=0):
-            assert [engine.tokenizer.decode(row) for row in one["answers"][1:3]] == told[::-1]
+        ranked = {one["name"]: one["answers"] for one in ranked_answers(items, 3, engine, 8, seed=0)}
+        assert [engine.tokenizer.decode(row) for row in ranked["x1"][1:3]] == [near, far]
+        assert [engine.tokenizer.decode(row) for row in ranked["x0"][1:3]] == [far, near]
 
 
 def test_what_does_not_fit_the_context_is_left_out(engine: Engine) -> None:

@@ -137,9 +137,10 @@ def renamed(lessons: Sequence[Lesson], seed: str) -> list[Lesson]:
     """Each lesson once more under a made-up name, the same in question and answer, and with the name's words
     exchanged in the description too, whatever their ending: `Handle an error.` about `handleError` becomes
     `Merge a socket.` about `mergeSocket`. What is to be learnt is to take the name from the question, and
-    what is said from the name. Half of the new words are half of one word and half of another, so that
-    their tokens do not foretell each other."""
-    pool = sorted({word for lesson in lessons for word in name_words(lesson.name)})
+    what is said from the name. The new words are any of the answers', for a token that is never copied is
+    copied wrong; half of them are half of one and half of another, so that their tokens do not foretell each
+    other."""
+    pool = sorted({word for lesson in lessons for word in name_words(lesson.answer)})
     rng = random.Random(f"renamed/{seed}")
     result = []
     for lesson in lessons:
@@ -176,8 +177,8 @@ _COMMON = re.compile(
 
 
 def name_words(name: str) -> list[str]:
-    """The words that a name is made of, in lower case, each once: `handlers`, `file` and `open` of
-    `handlers.FileHandler_open`. Words of one or two letters and such as `from` tell nothing and are left
+    """The words that a name, or a text, is made of, in lower case, each once: `handlers`, `file` and `open`
+    of `handlers.FileHandler_open`. Words of one or two letters and such as `from` tell nothing and are left
     out."""
     words = dict.fromkeys(word.lower() for word in _CASED_WORD.findall(name))
     return [word for word in words if not _COMMON.fullmatch(word)]

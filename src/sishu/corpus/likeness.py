@@ -19,7 +19,7 @@ def _words(text: str) -> Counter[str]:
 
 class Likeness:
     """Compares answers by their words, each weighted by how few of the documented answers hold it (inverse
-    document frequency, Spärck Jones 1972, smoothed): `Return the` says little about what is returned."""
+    document frequency, Spärck Jones 1972): `Return the` says little about what is returned."""
 
     def __init__(self, documented: Iterable[str]) -> None:
         bags = [set(_words(text)) for text in documented]
@@ -28,7 +28,7 @@ class Likeness:
 
     def _weight(self, words: Counter[str]) -> float:
         return sum(
-            count * (1 + math.log((1 + self._count) / (1 + self._holding[word])))
+            count * math.log((1 + self._count) / (1 + self._holding[word]))
             for word, count in sorted(words.items())
         )
 

@@ -53,7 +53,7 @@ class RewardSettings(Section):
     """A fine-tuned model folder to start from, instead of this run's."""
     data: Path | None = None
     """Conversations (JSONL) whose answers rank first, instead of this run's."""
-    prompts: int = Field(4000, ge=2)
+    prompts: int = Field(5000, ge=2)
     """Training prompts to rank answers for."""
     held_out_prompts: int = Field(200, ge=1)
     """Held-out prompts to measure accuracy on."""
