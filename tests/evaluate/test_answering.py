@@ -59,9 +59,9 @@ def test_rewards_are_calibrated_and_read_at_the_end(
     raw = torch.tensor(
         [float(scorer(torch.tensor([p + a.ids]))[0, -1]) for p, a in zip(prompts(70), answers, strict=True)]
     )
-    scale = {"quantiles": [-1.5, -0.2, 0.0, 0.3, 2.0]}
+    scale = [-1.5, -0.2, 0.0, 0.3, 2.0]
     found = reward_answers(scorer, scale, prompts(70), answers, tiny_tokenizer.pad)
-    slow = calibrated(raw, torch.tensor(scale["quantiles"]))
+    slow = calibrated(raw, torch.tensor(scale))
     assert found["raw_mean"] == pytest.approx(float(raw.mean()), abs=2e-4)
     assert found["raw_std"] == pytest.approx(float(raw.std()), abs=2e-4)
     assert found["mean"] == pytest.approx(float(slow.mean()), abs=2e-4)
@@ -100,6 +100,6 @@ def test_answers_that_fill_the_context_are_judged_too(
     scorer = Scorer(tiny_decoder.config)
     scorer.start_from(tiny_decoder, 0)
     some = [[0] * 125, [0] * 4]
-    found = reward_answers(scorer, {"quantiles": [-1.0, 1.0]}, some, full, tiny_tokenizer.pad)
+    found = reward_answers(scorer, [-1.0, 1.0], some, full, tiny_tokenizer.pad)
     assert found["mean"] == found["mean"]
     assert divergence(tiny_decoder, tiny_decoder, some, full, tiny_tokenizer.pad) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ import torch
 
 from sishu.batches.batch import Batch, draw
 from sishu.batches.tokens import Windows
+from sishu.console import UserError
 from sishu.generate.engine import Completion, Engine, Sampling
-from sishu.generate.rollouts import RewardScale, Rollouts, furthest
+from sishu.generate.rollouts import RewardScale, Rollouts, furthest, read_scale
 from sishu.models.decoder import Decoder, DecoderConfig, Scorer
 from sishu.nn.device import Precision, autocast
 from sishu.objectives.ppo import PPO, ActorCritic, AdaptiveKL
@@ -352,3 +354,14 @@ def test_of_each_prompts_answers_the_best_and_the_worst_are_learnt_from(
     assert source.figures["reward"] == pytest.approx(np.mean([s for s, _ in scored]), abs=1e-4)
     assert source.figures["reward_std"] == pytest.approx(np.std([s for s, _ in scored]), abs=1e-4)
     assert source.figures["length"] == pytest.approx(np.mean([len(a.ids) for a in said]))
+
+
+@pytest.mark.parametrize("text", [None, "{}", '{"mean": 0.1, "deviation": 2.0}', '{"quantiles": [1.0]}'])
+def test_a_scale_without_quantiles_is_named(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "scale.json"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"scale\.json does not say how to scale rewards: train the reward"):
+        read_scale(path)
+    path.write_text('{"quantiles": [0, 1.5, 2]}', encoding="utf-8")
+    assert read_scale(path) == [0.0, 1.5, 2.0]

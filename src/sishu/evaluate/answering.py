@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
@@ -43,7 +42,7 @@ def summary(answers: Sequence[Completion]) -> dict[str, float]:
 @torch.no_grad()
 def reward_answers(
     model: Scorer,
-    scale: Mapping[str, Any],
+    quantiles: Sequence[float],
     prompts: Sequence[list[int]],
     answers: Sequence[Completion],
     pad: int,
@@ -60,7 +59,7 @@ def reward_answers(
         last = torch.tensor([len(row) - 1 for row in rows], device=device)
         rewards.append(rewards_of(model, pad_right(rows, pad).to(device), last).cpu())
     raw = torch.cat(rewards)
-    scaled = calibrated(raw, raw.new_tensor(scale["quantiles"]))
+    scaled = calibrated(raw, raw.new_tensor(quantiles))
     about = summary(answers)
     return {
         "mean": round(float(scaled.mean()), 4),

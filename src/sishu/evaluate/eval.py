@@ -17,6 +17,7 @@ from sishu.evaluate.answering import answer_prompts, divergence, reward_answers,
 from sishu.evaluate.kneser_ney import KneserNey
 from sishu.evaluate.xz import plain_xz_bits_per_byte, xz_bits_per_byte
 from sishu.generate.engine import Completion, Engine, Sampling
+from sishu.generate.rollouts import read_scale
 from sishu.models.decoder import Decoder
 from sishu.models.folder import load_decoder, load_scorer
 from sishu.nn.device import best_device
@@ -141,7 +142,7 @@ def _questions(
     if "reward" in context.inputs:
         scorer, _ = load_scorer(context.inputs["reward"])
         scorer.to(best_device()).eval()
-        scale = read_json(context.inputs["reward"] / SCALE)
+        scale = read_scale(context.inputs["reward"] / SCALE)
         rankings = load_rankings(context.inputs["rankings"])
         pairs = accuracy_by_pair(score(scorer, rankings, tokenizer.pad))
         result["reward"] = {

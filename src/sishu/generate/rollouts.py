@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sishu.batches.batch import Batch, draw, pad_right
-from sishu.console import warn
+from sishu.console import UserError, warn
 from sishu.generate.alarms import CollapseAlarms, distinct, repeats, sameness
 from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.models.decoder import Decoder, Scorer
@@ -18,7 +19,16 @@ from sishu.nn.device import Precision, autocast
 from sishu.objectives.language import distributions, divergences, entropies, taken
 from sishu.objectives.ppo import ActorCritic, AdaptiveKL, advantages, token_rewards, whiten
 from sishu.objectives.ranking import calibrated, rewards_of
+from sishu.run import read_json
 from sishu.tokenizer.tokenizer import Tokenizer
+
+
+def read_scale(path: Path) -> list[float]:
+    """The quantiles in a reward model's scale.json; raises UserError when it has none."""
+    found = read_json(path).get("quantiles") if path.is_file() else None
+    if not isinstance(found, list) or len(found) < 2:
+        raise UserError(f"{path} does not say how to scale rewards: train the reward model again.")
+    return [float(quantile) for quantile in found]
 
 
 class RewardScale:

@@ -15,11 +15,11 @@ from sishu.batches.tokens import Windows, read_tokens
 from sishu.config import Section
 from sishu.console import UserError, say
 from sishu.generate.engine import Sampling
-from sishu.generate.rollouts import RewardScale, Rollouts
+from sishu.generate.rollouts import RewardScale, Rollouts, read_scale
 from sishu.models.folder import load_decoder, load_scorer, save_model
 from sishu.nn.device import best_device
 from sishu.objectives.ppo import PPO, ActorCritic, AdaptiveKL
-from sishu.run import StageContext, read_json
+from sishu.run import StageContext
 from sishu.stages.reward import SCALE
 from sishu.stages.stage import Need, Stage
 from sishu.train.trainer import Trainer, TrainSettings
@@ -108,7 +108,7 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
     models = ActorCritic(policy, value).to(device)
     reference.to(device).requires_grad_(False)
     reward.to(device).requires_grad_(False)
-    scale = read_json(context.inputs["reward"] / SCALE)
+    quantiles = read_scale(context.inputs["reward"] / SCALE)
 
     items = read_conversations(context.inputs["data"])
     prompts = [tokenizer.encode_conversation(i["messages"][:-1], True).ids for i in items]
@@ -133,7 +133,7 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
     source = Rollouts(
         models,
         reference,
-        RewardScale(reward, scale["quantiles"], s.unended_penalty),
+        RewardScale(reward, quantiles, s.unended_penalty),
         tokenizer,
         prompts,
         sampling=Sampling(max_tokens=s.max_tokens, temperature=s.temperature),
