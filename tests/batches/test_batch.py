@@ -17,7 +17,7 @@ from sishu.batches.conversations import Rankings, in_micro_batches
 from sishu.models.decoder import Decoder, Scorer
 from sishu.objectives.language import next_token
 from sishu.objectives.loss import Loss
-from sishu.objectives.ranking import Ranking
+from sishu.objectives.ranking import Ranking, pairwise, rewards_of
 from sishu.tokenizer.chat import Conversation
 
 
@@ -83,15 +83,22 @@ def test_micro_batches_of_conversations_give_one_gradient(tiny_decoder: Decoder,
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3])
-def test_micro_batches_of_rankings_give_one_gradient(tiny_decoder: Decoder, micro_batch: int) -> None:
+def test_rankings_are_compared_within_a_micro_batch(tiny_decoder: Decoder, micro_batch: int) -> None:
+    """And each micro-batch counts by its prompts."""
     model = Scorer(tiny_decoder.config)
     model.start_from(tiny_decoder, 0)
     prompts = [[ids(5 + (7 * i + 3 * k) % 11, 10 * i + k) for k in range(3)] for i in range(8)]
     parts = Rankings(prompts, 1, 8, micro_batch, 0).batches(0)
     whole = Rankings(prompts, 1, 8, 8, 0).batches(0)
     assert sum(b.share for b in parts) == pytest.approx(1.0) and len(whole) == 1
-    loss_a, a = gradients(model, parts, Ranking())
-    loss_b, b = gradients(model, whole, Ranking())
-    assert loss_a == pytest.approx(loss_b, abs=1e-5)
-    for name in b:
-        torch.testing.assert_close(a[name], b[name], atol=1e-6, rtol=1e-4)
+    rewards = rewards_of(model, whole[0]["ids"], whole[0]["last"]).view(8, 3)
+    expected = sum(len(some) / 8 * pairwise(some)[0] for some in rewards.split(micro_batch))
+    model.zero_grad()
+    assert isinstance(expected, torch.Tensor)
+    expected.backward()
+    slow = {name: w.grad.clone() for name, w in model.named_parameters() if w.grad is not None}
+    loss, found = gradients(model, parts, Ranking())
+    assert loss == pytest.approx(float(expected.detach()), abs=1e-5)
+    assert slow.keys() == found.keys() and len(slow) > 10
+    for name in slow:
+        torch.testing.assert_close(found[name], slow[name], atol=1e-6, rtol=1e-4)

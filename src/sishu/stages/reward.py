@@ -37,11 +37,12 @@ SCALE = "scale.json"
 
 
 class RewardTraining(TrainSettings):
-    """Prompts per step, each with all its ranked answers. Those of a micro-batch are compared with each
-    other, so that smaller ones, though they need less memory, do not give quite the same gradient."""
+    """Prompts per step; each brings all its ranked answers."""
 
     batch: int = Field(16, ge=1)
     micro_batch: int = Field(16, ge=1)
+    """Prompts worked on at once, whose answers are compared with each other: fewer need less memory, and
+    unlike elsewhere do not give quite the same gradient."""
     learning_rate: float | None = Field(5e-4, gt=0)
     warmup: float = Field(0.05, ge=0, le=1)
 
