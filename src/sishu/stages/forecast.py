@@ -20,7 +20,7 @@ from sishu.stages.cost import (
 )
 from sishu.stages.facts import Facts, Road
 from sishu.stages.ppo import PpoSettings
-from sishu.stages.reward import RANKS, SAMPLED, RewardSettings
+from sishu.stages.reward import RANKS, SAMPLED, TOGETHER, RewardSettings
 from sishu.stages.sft import SftSettings
 from sishu.stages.shape import derive_plan
 from sishu.train.trainer import TrainSettings
@@ -100,8 +100,8 @@ def reward_plan(s: RewardSettings, c: DecoderConfig, f: Facts) -> StagePlan:
     length = min(c.context_length, f.prompt + s.max_tokens)
     steps = s.train.steps or max(1, round(s.epochs * prompts / s.train.batch))
     plan = _training("reward", c, s.train, steps, length, length, learnt=0.0, kind="scorer")
-    # of 64 prompts at a time, those of one temperature together
-    calls = (math.ceil(prompts / 64) + math.ceil(s.held_out_prompts / 64)) * len(s.temperatures)
+    batches = math.ceil(prompts / TOGETHER) + math.ceil(s.held_out_prompts / TOGETHER)
+    calls = batches * len(s.temperatures)
     drawn = calls * s.max_tokens
     return replace(
         plan,

@@ -32,6 +32,9 @@ RANKS = ("documented", "nearer", "farther", "another's", "damaged")
 
 SAMPLED = [RANKS.index("nearer"), RANKS.index("farther")]
 
+TOGETHER = 256
+"""Prompts answered at a time, those of one temperature together."""
+
 SCALE = "scale.json"
 """In the model's folder: the quantiles of its scores on sampled answers."""
 
@@ -45,6 +48,7 @@ class RewardTraining(TrainSettings):
     unlike elsewhere do not give quite the same gradient."""
     learning_rate: float | None = Field(5e-4, gt=0)
     warmup: float = Field(0.05, ge=0, le=1)
+    evaluate_every: int = Field(100, ge=1)
 
 
 class RewardSettings(Section):
@@ -92,8 +96,8 @@ def ranked_answers(
             prompts.append(prompt)
     sampled: list[list[Completion]] = []
     with progress("answers to rank", len(prompts), "prompts") as bar:
-        for at in range(0, len(prompts), 64):
-            some = prompts[at : at + 64]
+        for at in range(0, len(prompts), TOGETHER):
+            some = prompts[at : at + TOGETHER]
             made: list[list[Completion]] = [[] for _ in some]
             for turn, temperature in enumerate(temperatures[: len(some)]):
                 how = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed * 7919 + at + turn)
