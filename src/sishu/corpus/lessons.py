@@ -166,10 +166,10 @@ def _exchanged(text: str, stems: Mapping[str, str]) -> str:
         new = stems[old] + word.lower()[len(old) :]
         return new.upper() if word.isupper() else new.capitalize() if word[0].isupper() else new
 
-    return _CASED_WORD.sub(exchange, text)
+    return CASED_WORD.sub(exchange, text)
 
 
-_CASED_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+CASED_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _ENDING = re.compile(r"(?:e|es|ed|er|ers|s|d|ing|ings|or|ors|ion|ions|able)$")
 _COMMON = re.compile(
     r"..?|all|and|any|are|but|can|for|from|has|her|his|into|its|may|not|off|one|out|the|then|this|two|use|was|with"
@@ -180,7 +180,7 @@ def name_words(name: str) -> list[str]:
     """The words that a name, or a text, is made of, in lower case, each once: `handlers`, `file` and `open`
     of `handlers.FileHandler_open`. Words of one or two letters and such as `from` tell nothing and are left
     out."""
-    words = dict.fromkeys(word.lower() for word in _CASED_WORD.findall(name))
+    words = dict.fromkeys(word.lower() for word in CASED_WORD.findall(name))
     return [word for word in words if not _COMMON.fullmatch(word)]
 
 

@@ -7,10 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from sishu.corpus.lessons import stem
+from sishu.corpus.lessons import CASED_WORD, stem
 
 # Latin words, cut where a capital begins another; of other scripts, letter by letter
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_a-zA-Z]")
+_WORD = re.compile(CASED_WORD.pattern + r"|[^\W\d_a-zA-Z]")
 
 
 def _words(text: str) -> Counter[str]:
