@@ -52,7 +52,7 @@ NAMES = [
         "logging",
         "itertools",
     ),
-    *("struct", "random", "inspect", "shutil"),
+    *("struct", "random", "inspect", "shutil", "encodings.cp037"),
 ]
 
 
@@ -141,6 +141,19 @@ def test_every_lesson_keeps_the_form(lessons: list[Lesson]) -> None:
         last = lesson.name.rsplit(".", 1)[-1]
         assert f"`{last}" in lesson.question or f"`{lesson.name}`" in lesson.question
         assert not re.search(r"0x[0-9a-f]{8}|\S@\w+\.\w+|See help\(type|Initialize self", lesson.answer)
+
+
+def test_generated_docstrings_and_long_signatures_are_not_taught(
+    lessons: list[Lesson], objects: dict[str, PydocObject]
+) -> None:
+    assert any(o.docstring.startswith("Create new instance of ArgInfo(") for o in objects.values())
+    assert any(o.docstring.startswith("Python Character Mapping Codec cp037") for o in objects.values())
+    assert not [one for one in lessons if re.search("Create new instance of|gencodec", one.answer)]
+    parsers = [one for one in lessons if one.name == "argparse.ArgumentParser"]
+    assert len(objects["argparse:ArgumentParser"].signature) > 60
+    assert len(parsers) == 1 and "`argparse.ArgumentParser`: Object for" in parsers[0].answer
+    signatures = [re.match(r"`[^`(]*(\([^`]*\))?`: ", one.answer) for one in lessons]
+    assert max(len(found[1] or "") for found in signatures if found) in range(50, 61)
 
 
 def test_words_are_the_documentations_own(lessons: list[Lesson], objects: dict[str, PydocObject]) -> None:
@@ -303,15 +316,28 @@ def test_what_is_said_of_a_made_up_name_has_its_words() -> None:
     lesson = Lesson(f"How do I call `{name}`?", answer, name, "method", "jobs")
     copies = [renamed([lesson, *others], str(seed))[0] for seed in range(30)]
     for copy in copies:
-        found = re.fullmatch(r"(\w+)s\.([A-Z]\w*)([A-Z][a-z]+)er\.(\w+)e([A-Z][a-z]+)or", copy.name)
+        found = re.fullmatch(r"\w+\.([A-Z][a-z]+)([A-Z][a-z]+)er\.([a-z]+)e([A-Z][a-z]+)", copy.name)
         assert found is not None, copy.name
-        _, socket, handle, again, error = (part.lower() for part in found.groups())
+        socket, handle, again, error = (part.lower() for part in found.groups())
         assert handle == again and copy.question == f"How do I call `{copy.name}`?"
         assert copy.answer == (
-            f"`{copy.name}({error})`: {handle.capitalize()}es an {error}or of {socket.upper()} {handle}ing, "
-            f"from {error}or to end."
+            f"`{copy.name}(err)`: {handle.capitalize()}es an {error} of {socket.upper()} {handle}ing, "
+            f"from {error} to end."
         )
     assert len({copy.name for copy in copies}) == 30
+
+
+def test_half_of_the_words_that_only_a_name_has_are_tokens_and_special_methods_stay() -> None:
+    name = "jobs.Socket.__enter__"
+    lesson = Lesson(f"What does `{name}` do?", f"`{name}`: Open the socket.", name, "method", "jobs")
+    copies = [renamed([lesson], str(seed), ["Ġcollections", "cri", ".", "of"])[0] for seed in range(200)]
+    words = [re.fullmatch(r"(\w+)\.([A-Z][a-z]+)\.__enter__", copy.name) for copy in copies]
+    modules = [found[1] for found in words if found]
+    assert len(modules) == 200
+    for token in ("collections", "cri"):
+        assert 30 < modules.count(token) < 70
+    shared = {found[2].lower() for found in words if found}
+    assert shared <= set(name_words(lesson.answer)), "words of the description become words, not tokens"
 
 
 @pytest.mark.parametrize(

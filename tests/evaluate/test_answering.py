@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from sishu.evaluate.answering import answer_prompts, divergence, reward_answers, summary
+from sishu.evaluate.answering import answer_prompts, divergence, named, reward_answers, summary
 from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.models.decoder import Decoder, Scorer
 from sishu.objectives.ranking import calibrated
@@ -34,6 +34,13 @@ def test_summary() -> None:
         "distinct": 0.5,
         "length": 3.5,
     }
+
+
+def test_an_answer_is_named_when_it_begins_with_the_name() -> None:
+    texts = [GOOD, "`json.dumps(o)`: Serialize.", "`json.dumps2`: Serialize.", "json.dumps: Serialize.", ""]
+    answers = [Completion(text, [2], "stop") for text in texts]
+    assert named(answers, ["json.dumps"] * 5) == 0.4
+    assert named(answers, ["json.dump", "json.dumps", "json.dumps2", "x", "x"]) == 0.4
 
 
 def test_batches_give_the_answers_of_one_by_one(tiny_decoder: Decoder, tiny_tokenizer: Tokenizer) -> None:

@@ -280,21 +280,6 @@ def test_a_collapse_is_warned_of(
     assert len(source.alarms.rung) == 1
 
 
-def test_at_first_only_the_value_model_learns(policy: Decoder, tiny_tokenizer: Tokenizer) -> None:
-    source = rollouts(policy, tiny_tokenizer, value_steps=1)
-    source.reference = copy.deepcopy(source.models.policy)
-    objective = objective_of(source)
-    for step, learns in ((0, False), (1, True)):
-        source.models.zero_grad()
-        for batch in source.batches(step):
-            (objective(source.models, batch).total * batch.share).backward()
-        moved = {
-            name: any(w.grad is not None and bool(w.grad.any()) for w in part.parameters())
-            for name, part in (("policy", source.models.policy), ("value", source.models.value))
-        }
-        assert moved == {"policy": learns, "value": True}
-
-
 def test_what_everyone_is_told_is_worth_less(policy: Decoder, tiny_tokenizer: Tokenizer) -> None:
     plain, strict = (rollouts(policy, tiny_tokenizer, sameness_penalty=p) for p in (0.0, 2.0))
     given = [one._replace(sameness=0.1 * i) for i, one in enumerate(plain._answer(0))]

@@ -118,7 +118,7 @@ EVALUATION: dict[str, Any] = {
     },
     "answers": {
         "base": {"loss": 3.1, "ended": 0.02, "in_form": 0.0},
-        "sft": {"loss": 2.26, "ended": 0.94, "in_form": 0.91},
+        "sft": {"loss": 2.26, "ended": 0.94, "in_form": 0.91, "named": 0.935},
         "ppo": {"loss": 2.34, "ended": 0.985, "in_form": 0.97},
     },
     "reward": {

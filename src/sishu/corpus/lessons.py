@@ -21,12 +21,15 @@ from sishu.corpus.document import Page
 from sishu.corpus.pydoc_page import Kind, PydocObject, pydoc_objects
 
 SHORTEST, LONGEST = 20, 240
+LONGEST_SIGNATURE = 60
+"""In characters. Longer ones are lists of defaults, of which a small model learns not to stop."""
 _ASKED_FORM = re.compile(
     r"`[^\W\d]\w*(?:\.\w+)*(?:\([^`\n]*\))?`: "  # the name, perhaps with its signature
     r"(?!\s)[^\n]*[^\s.…。！？!?,;:][\"')\]>`”’）」』]*[.!?。！？]"
 )
 _BOILERPLATE = re.compile(
-    r"Initialize self|See help\(type|Return self|Create and return a new|Helper for pickle"
+    r"Initialize self|See help\(type|Return self|Create and return a new|Create new instance of"
+    r"|Helper for pickle|Python Character Mapping Codec"
     r"|Implement \w+\(|Return (?:repr|str|hash|len|getattr|iter|next|key in|value|an array)\b.*self"
     r"|Default object formatter|An enumeration|Return (?:bool )?key in"
     r"|Support for |Return state information for pickling|Abstract classes can override"
@@ -133,38 +136,48 @@ def conversation(lesson: Lesson) -> dict[str, object]:
     }
 
 
-def renamed(lessons: Sequence[Lesson], seed: str) -> list[Lesson]:
-    """Each lesson once more under a made-up name, the same in question and answer, and with the name's words
-    exchanged in the description too, whatever their ending: `Handle an error.` about `handleError` becomes
-    `Merge a socket.` about `mergeSocket`. What is to be learnt is to take the name from the question, and
-    what is said from the name. The new words are any of the answers', for a token that is never copied is
-    copied wrong; half of them are half of one and half of another, so that their tokens do not foretell each
-    other."""
+def renamed(lessons: Sequence[Lesson], seed: str, tokens: Iterable[str] = ()) -> list[Lesson]:
+    """Each lesson once more under a made-up name, the same in question and answer. What is to be learnt is to
+    take the name from the question, and what is said from the name: words of the name that the description
+    shares, whatever their ending, are exchanged in it too, so that `Handle an error.` about `handleError`
+    becomes `Merge a socket.` about `mergeSocket`, with words of other answers. Of the words that stand in
+    the name alone, half become one of the words among the `tokens` (the answers' words when there are none),
+    for a token that is never copied is copied wrong, and half the beginning of one word with the end of
+    another, so that tokens do not foretell each other."""
     pool = sorted({word for lesson in lessons for word in name_words(lesson.answer)})
+    whole = sorted({word for token in tokens for word in name_words(token)}) or pool
     rng = random.Random(f"renamed/{seed}")
     result = []
     for lesson in lessons:
-        stems: dict[str, str] = {}
-        for word in name_words(lesson.name):
-            new = rng.choice(pool)
-            stems[stem(word)] = stem(_grafted(new, rng.choice(pool)) if rng.random() < 0.5 else new)
+        described = name_words(lesson.answer.rpartition("`: ")[2])
+        new: dict[str, str] = {}
+        for word in name_words(_SPECIAL.sub("", lesson.name)):
+            one, other = rng.choice(pool), rng.choice(pool)
+            forms = {form for form in described if stem(form) == stem(word)}
+            if forms - {word}:
+                new[stem(word)] = stem(one)
+            elif forms:
+                new[word] = one
+            else:
+                new[word] = rng.choice(whole) if rng.random() < 0.5 else _grafted(one, other)
         pieces = lesson.question.split("`")  # of a question, the names alone
-        pieces[1::2] = (_exchanged(piece, stems) for piece in pieces[1::2])
-        answer, name = _exchanged(lesson.answer, stems), _exchanged(lesson.name, stems)
+        pieces[1::2] = (_exchanged(piece, new) for piece in pieces[1::2])
+        answer, name = _exchanged(lesson.answer, new), _exchanged(lesson.name, new)
         result.append(replace(lesson, question="`".join(pieces), answer=answer, name=name))
     return result
 
 
-def _exchanged(text: str, stems: Mapping[str, str]) -> str:
-    """The text with other stems, in the case and with the ending that each word had."""
+def _exchanged(text: str, new: Mapping[str, str]) -> str:
+    """The text with other words, or other stems before the same endings, in the case that each word had."""
 
     def exchange(match: re.Match[str]) -> str:
         word = match[0]
-        old = stem(word.lower())
-        if old not in stems:
+        lower = word.lower()
+        old = lower if lower in new else stem(lower)
+        if old not in new:
             return word
-        new = stems[old] + word.lower()[len(old) :]
-        return new.upper() if word.isupper() else new.capitalize() if word[0].isupper() else new
+        other = new[old] + lower[len(old) :]
+        return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
 
     return CASED_WORD.sub(exchange, text)
 
@@ -235,9 +248,11 @@ def _body(one: PydocObject) -> str:
 def _lessons_of(one: PydocObject, name: str, body: str) -> list[Lesson]:
     group = one.name if one.kind == "topic" else one.module.split(".")[0]
     owner, _, last = name.rpartition(".")
-    signature = "" if _UNFIT.search(one.signature) or "`" in one.signature else one.signature
+    signature = one.signature
+    if len(signature) > LONGEST_SIGNATURE or _UNFIT.search(signature) or "`" in signature:
+        signature = ""
     templates = _PURPOSE[one.kind]
-    if not owner or not signature or len(signature) > 60:
+    if not owner or not signature:
         templates = tuple(t for t in templates if "{3}" not in t or (owner and signature))
         templates = tuple(t for t in templates if "{2}" not in t or owner)
     pairs = [(_pick(templates, name), f"`{name}`: {body}")]

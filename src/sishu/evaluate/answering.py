@@ -39,6 +39,13 @@ def summary(answers: Sequence[Completion]) -> dict[str, float]:
     }
 
 
+def named(answers: Sequence[Completion], names: Sequence[str]) -> float:
+    """Share of answers that begin with the name of what was asked about, in backticks, perhaps with a
+    signature."""
+    right = [a.text.startswith((f"`{name}`", f"`{name}(")) for a, name in zip(answers, names, strict=True)]
+    return round(sum(right) / len(right), 4)
+
+
 @torch.no_grad()
 def reward_answers(
     model: Scorer,

@@ -13,7 +13,7 @@ from sishu.config import Section
 from sishu.console import say, show_table
 from sishu.corpus.likeness import Likeness
 from sishu.corpus.table import read_split
-from sishu.evaluate.answering import answer_prompts, divergence, reward_answers, summary
+from sishu.evaluate.answering import answer_prompts, divergence, named, reward_answers, summary
 from sishu.evaluate.kneser_ney import KneserNey
 from sishu.evaluate.xz import plain_xz_bits_per_byte, xz_bits_per_byte
 from sishu.generate.engine import Completion, Engine, Sampling
@@ -139,6 +139,10 @@ def _questions(
             for name, model in models.items()
         }
     }
+    names = [item.get("name", "") for item in items]
+    if all(names):
+        for name, about in result["answers"].items():
+            about["named"] = named(asked[name], names)
     if "reward" in context.inputs:
         scorer, _ = load_scorer(context.inputs["reward"])
         scorer.to(best_device()).eval()

@@ -94,7 +94,6 @@ class Rollouts:
         lam: float,
         precision: Precision,
         seed: int,
-        value_steps: int = 0,
         sameness_penalty: float = 0.0,
         kl_stop: float = math.inf,
         ptx: Callable[[int], list[Batch]],
@@ -115,7 +114,7 @@ class Rollouts:
             seed,
             ptx,
         )
-        self.value_steps, self.kl_stop = value_steps, kl_stop
+        self.kl_stop = kl_stop
         self.sameness_penalty = sameness_penalty
         self.engine = Engine(models.policy, tokenizer)
         self.alarms = CollapseAlarms(kl_limit=1.5 * control.target)
@@ -132,8 +131,6 @@ class Rollouts:
         parts = [self._measure(kept[i : i + self.micro_batch]) for i in range(0, len(kept), self.micro_batch)]
         self._note(given, parts)
         total = sum(int(p["mask"].sum()) for p in parts)
-        if step < self.value_steps:
-            return self._with_advantages(parts, total, kind="values")
         return self._with_advantages(parts, total) + self.ptx(step)
 
     @torch.no_grad()
@@ -190,9 +187,7 @@ class Rollouts:
             "entropy": entropies(log_p_NV),
         }
 
-    def _with_advantages(
-        self, parts: list[dict[str, Tensor]], total: int, kind: str = "rollouts"
-    ) -> list[Batch]:
+    def _with_advantages(self, parts: list[dict[str, Tensor]], total: int) -> list[Batch]:
         estimates = [advantages(p["rewards"], p["values"], p["mask"], self.gamma, self.lam) for p in parts]
         # whitened over the whole step, so that micro-batches do not change the gradient
         flat = torch.cat([a[p["mask"]] for (a, _), p in zip(estimates, parts, strict=True)])
@@ -206,7 +201,7 @@ class Rollouts:
             at += count
             kept = {name: part[name] for name in ("ids", "mask", "log_p", "values")}
             kept |= {"advantages": scaled, "returns": returns}
-            batches.append(Batch(kept, share=count / total, kind=kind))
+            batches.append(Batch(kept, share=count / total, kind="rollouts"))
         return batches
 
     def _note(self, given: Sequence[Answered], parts: Sequence[dict[str, Tensor]]) -> None:

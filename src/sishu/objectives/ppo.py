@@ -96,8 +96,7 @@ class ActorCritic(nn.Module):
 
 
 class PPO:
-    """The objective for rollouts, for rollouts of which only the value model learns ("values"), and for
-    pretraining tokens (PPO-ptx).
+    """The objective for rollouts, and for pretraining tokens (PPO-ptx).
 
     The divergence from the reference is a term of the loss, worked out over the whole vocabulary at every
     token of an answer. As a reward, which is how the source papers have it, it is an estimate from the token
@@ -126,8 +125,6 @@ class PPO:
             return Loss(loss.total, {"ptx_loss": loss.figures["loss"]})
         ids, mask = batch["ids"], batch["mask"]
         value = value_loss(model.value(ids[:, :-1]), batch["values"], batch["returns"], mask, self.clip)
-        if batch.kind == "values":
-            return Loss(self.value_coefficient * value, {"value_loss": value.detach()})
         log_p_NV = distributions(model.policy, ids, mask, self.temperature)
         with torch.no_grad():
             reference_NV = distributions(self.reference, ids, mask, self.temperature)

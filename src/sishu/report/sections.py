@@ -205,6 +205,7 @@ def instruction(run: RunFigures) -> Section:
             number_words(number(answers, name, "loss")),
             percent_words(number(answers, name, "ended")),
             percent_words(number(answers, name, "in_form")),
+            percent_words(number(answers, name, "named")),
         ]
         for name in in_order(list(answers))
         if dictionary(answers, name)
@@ -215,6 +216,7 @@ def instruction(run: RunFigures) -> Section:
             "Loss on reference answers",
             "Ends by itself",
             "In the form asked for",
+            "Under the name asked about",
         ]
         section.tables.append(("Held-out questions", Table(head, rows), "eval"))
     return section

@@ -117,7 +117,7 @@ def ppo_plan(s: PpoSettings, c: DecoderConfig, f: Facts) -> StagePlan:
     logits and the value model without read those that are kept; then every pass trains policy and value on
     these, the reference read once more beside them, and the policy on text (ptx)."""
     t, context = s.train, c.context_length
-    steps, length = t.steps or 42, min(context, f.prompt + s.max_tokens)
+    steps, length = t.steps, min(context, f.prompt + s.max_tokens)
     tokens, ptx_rows = t.batch * length, s.ptx_batch if s.ptx_coefficient > 0 else 0
     ptx, drawn = ptx_rows * context, t.batch // s.kept * s.answers
     read = forward(c, tokens, length, tokens) + forward(c, tokens, length, 0)

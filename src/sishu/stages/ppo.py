@@ -28,10 +28,10 @@ from sishu.train.trainer import Trainer, TrainSettings
 class PpoTraining(TrainSettings):
     """`batch` counts the answers learnt from in a step; Adam as the source papers set it."""
 
-    steps: int | None = Field(42, ge=1)
+    steps: int = Field(28, ge=1)
     batch: int = Field(128, ge=1)
     micro_batch: int = Field(32, ge=1)
-    learning_rate: float | None = Field(2.5e-4, gt=0)
+    learning_rate: float = Field(2.5e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-5, gt=0)
     warmup: float = Field(0.025, ge=0, le=1)
@@ -55,9 +55,6 @@ class PpoSettings(Section):
     """How many of a prompt's answers are learnt from: the worst and the best."""
     passes: int = Field(2, ge=1)
     """Updates on each step's rollouts (inner epochs)."""
-    value_steps: int = Field(4, ge=0)
-    """Steps at the start in which only the value model learns: before it knows what answers are worth, the
-    advantages would be noise that drives the policy away from the reference."""
     clip: float = Field(0.2, gt=0)
     """How far a probability ratio, or a value, may move and still be rewarded for it."""
     value_coefficient: float = Field(0.1, ge=0)
@@ -68,7 +65,7 @@ class PpoSettings(Section):
     """Discount of later rewards."""
     lam: float = Field(0.95, ge=0, le=1)
     """Of generalised advantage estimation."""
-    kl_coefficient: float = Field(0.03, ge=0)
+    kl_coefficient: float = Field(0.05, ge=0)
     """Where β starts: the weight of the divergence in the loss."""
     kl_target: float = Field(20.0, gt=0)
     """Divergence from the fine-tuned model to hold, in nats per answer."""
@@ -79,7 +76,7 @@ class PpoSettings(Section):
     alone turns the policy too late to keep it below."""
     unended_penalty: float = Field(1.0, ge=0)
     """Taken from the score of an answer that does not end."""
-    sameness_penalty: float = Field(1.5, ge=0)
+    sameness_penalty: float = Field(2.5, ge=0)
     """Taken from the score of an answer that is given to every other prompt too, and in proportion from one
     that is so in part: a reward model that cannot tell what belongs to a question likes some phrase best."""
     ptx_coefficient: float = Field(0.05, ge=0)
@@ -147,7 +144,6 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
         lam=s.lam,
         precision=s.train.precision,
         seed=context.seed,
-        value_steps=s.value_steps,
         sameness_penalty=s.sameness_penalty,
         kl_stop=s.kl_stop * s.kl_target,
         ptx=ptx,
@@ -158,8 +154,8 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
         source,
         s.train,
         context,
-        steps=s.train.steps or 42,
-        learning_rate=s.train.learning_rate or 2.5e-4,
+        steps=s.train.steps,
+        learning_rate=s.train.learning_rate,
         rate_factors={"value.": s.value_rate},
     )
     trainer.fit()
@@ -168,7 +164,6 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
     lines = (context.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     steps = [json.loads(line) for line in lines]
     first, last = steps[0], steps[-5:]
-    learnt = steps[s.value_steps :]
 
     def mean(name: str) -> float:
         return round(float(sum(step[name] for step in last)) / len(last), 4)
@@ -185,9 +180,9 @@ def work(s: PpoSettings, context: StageContext) -> dict[str, Any]:
         "temperature": s.temperature,
         "length_last": mean("length"),
         "entropy_last": mean("entropy"),
-        "ratio_deviation_first_pass": max((step["ratio_deviation"] for step in learnt), default=None),
-        "approxkl_first_pass": max((step["approxkl"] for step in learnt), default=None),
-        "clipfrac_first_pass": max((step["clipfrac"] for step in learnt), default=None),
+        "ratio_deviation_first_pass": max(step["ratio_deviation"] for step in steps),
+        "approxkl_first_pass": max(step["approxkl"] for step in steps),
+        "clipfrac_first_pass": max(step["clipfrac"] for step in steps),
         "alarms": source.alarms.rung,
     }
 

@@ -46,7 +46,7 @@ class RewardTraining(TrainSettings):
     micro_batch: int = Field(16, ge=1)
     """Prompts worked on at once, whose answers are compared with each other: fewer need less memory, and
     unlike elsewhere do not give quite the same gradient."""
-    learning_rate: float | None = Field(5e-4, gt=0)
+    learning_rate: float = Field(5e-4, gt=0)
     warmup: float = Field(0.05, ge=0, le=1)
     evaluate_every: int = Field(100, ge=1)
 
@@ -227,7 +227,7 @@ def _train(
         s.train,
         context,
         steps=steps,
-        learning_rate=s.train.learning_rate or 5e-4,
+        learning_rate=s.train.learning_rate,
         evaluate=evaluate,
     )
     trainer.fit()

@@ -38,7 +38,7 @@ class SftTraining(TrainSettings):
 
     batch: int = Field(64, ge=1)
     micro_batch: int = Field(32, ge=1)
-    learning_rate: float | None = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
     warmup: float = Field(0.05, ge=0, le=1)
 
 
@@ -104,17 +104,17 @@ def work(s: SftSettings, context: StageContext) -> dict[str, Any]:
         items = read_conversations(source)
     learnable, held_out = split(items, s.held_out)
     train, for_reward = split(learnable, s.for_reward, "reward/") if s.for_reward else (learnable, learnable)
+    model, tokenizer = load_decoder(context.inputs["model"])
     if s.data is None:
         taught = {item["group"] for item in train}
         named = [lesson for lesson in lessons if lesson.group in taught and lesson.kind != "topic"]
+        tokens = [tokenizer.decode([i]) for i in range(tokenizer.vocabulary_size)]
         for copy in range(s.renamed):
-            train = train + [
-                dict(conversation(lesson)) for lesson in renamed(named, f"{context.seed}/{copy}")
-            ]
+            copies = renamed(named, f"{context.seed}/{copy}", tokens)
+            train = train + [dict(conversation(lesson)) for lesson in copies]
     for name, some in (("train", train), ("reward", for_reward), ("validation", held_out)):
         write_atomic(context.folder / f"conversations-{name}.jsonl", write_conversations(some))
 
-    model, tokenizer = load_decoder(context.inputs["model"])
     model.to(best_device())
     rows = encode_all(train, tokenizer, model.config.context_length)
     held_rows = encode_all(held_out, tokenizer, model.config.context_length)
@@ -136,7 +136,7 @@ def work(s: SftSettings, context: StageContext) -> dict[str, Any]:
         s.train,
         context,
         steps=steps,
-        learning_rate=s.train.learning_rate or 1e-3,
+        learning_rate=s.train.learning_rate,
         evaluate=evaluate,
     )
     trainer.fit()
