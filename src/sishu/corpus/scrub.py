@@ -1,4 +1,5 @@
-"""Personal data and run-to-run noise out of the text: e-mail, network and memory addresses.
+"""Personal data and run-to-run noise out of the text: credentials in URLs, e-mail, network and memory
+addresses, and the numbers of `personal_numbers`.
 
 What stays, on purpose: loopback, unspecified, private, link-local and documentation networks and
 the `example` domains (RFC 2606, 3849, 5737, 6761) identify nobody, and documentation that teaches
@@ -12,6 +13,21 @@ from __future__ import annotations
 import ipaddress
 import re
 
+from sishu.corpus.personal_numbers import without_personal_numbers
+
+_LOGIN = re.compile(r"""(?<=://)([^\s/?#@:<>"'`]{1,64}):([^\s/?#@<>"'`]{1,128})@(?=([^\s/:?#<>"'`]+))""")
+_LOGIN_BEFORE = re.compile(r"://[^\s/?#@]+:$")
+_KEY = re.compile(
+    r"(?<=[?&])((?:access_token|auth_token|token|api_?key|apikey|client_secret|secret|password|passwd|pwd|"
+    r"session_?id|phpsessid|jsessionid|signature|sig)=)([^\s&#\"'<>`)]{6,})",
+    re.IGNORECASE,
+)
+# What documentation writes where a reader is to put his own.
+_STAND_IN = re.compile(
+    r"[{$%*.<\[]|(?:user(?:name)?|login|name|me|foo|your.*|my.*|xxx+|x+|.*example.*|pass(?:word|wd|phrase)?|pwd|"
+    r"secret|token|key|bar|guest|anonymous|.*_?here|.*\.\.\.)$",
+    re.IGNORECASE,
+)
 _EMAIL = re.compile(
     r"(?<![A-Za-z0-9._%+@/-])[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}@"
     r"((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24})(?![A-Za-z0-9@(-])"
@@ -43,9 +59,11 @@ _EXAMPLE_DOMAIN = re.compile(
 def scrub(text: str) -> tuple[str, dict[str, int]]:
     """The text with addresses replaced, and how many of each type there were.
 
-    E-mail addresses become `<email>`, public IPv4 and IPv6 addresses `<ip>`, and memory addresses
-    in object descriptions (` at 0x7f12ab…`) ` at 0x…`, so that two runs give the same bytes. The
-    counts have the keys "email", "ip", "memory" and hold only types that occurred.
+    Names with passwords, and keys, in URLs become `<credentials>`, e-mail addresses `<email>`,
+    public IPv4 and IPv6 addresses `<ip>`, numbers `<id-number>`, `<bank-card>` and `<phone>`, and
+    memory addresses in object descriptions (` at 0x7f12ab…`) ` at 0x…`, so that two runs give the
+    same bytes. The counts have the keys "credentials", "email", "ip", "id-number", "bank-card",
+    "phone", "memory" and hold only types that occurred.
     """
     counts: dict[str, int] = {}
 
@@ -53,8 +71,17 @@ def scrub(text: str) -> tuple[str, dict[str, int]]:
         counts[kind] = counts.get(kind, 0) + 1
         return placeholder
 
+    def login(match: re.Match[str]) -> str:
+        kept = _EXAMPLE_DOMAIN.search(match[3]) or (_STAND_IN.match(match[1]) and _STAND_IN.match(match[2]))
+        return match[0] if kept else count("credentials", "<credentials>") + "@"
+
+    def key(match: re.Match[str]) -> str:
+        kept = _STAND_IN.match(match[2])
+        return match[0] if kept else match[1] + count("credentials", "<credentials>")
+
     def email(match: re.Match[str]) -> str:
-        kept = _EXAMPLE_DOMAIN.search(match[1])
+        front = match.string[max(0, match.start() - 100) : match.start()]
+        kept = _EXAMPLE_DOMAIN.search(match[1]) or _LOGIN_BEFORE.search(front)
         return match[0] if kept else count("email", "<email>")
 
     def network(match: re.Match[str]) -> str:
@@ -62,6 +89,8 @@ def scrub(text: str) -> tuple[str, dict[str, int]]:
         return match[0] if kept else count("ip", "<ip>")
 
     # Each pattern is tried only where its necessary character occurs; most texts have none.
+    if "://" in text:
+        text = _KEY.sub(key, _LOGIN.sub(login, text))
     if "@" in text:
         text = _EMAIL.sub(email, text).replace("<<email>>", "<email>")
     if " at 0x" in text:
@@ -70,7 +99,7 @@ def scrub(text: str) -> tuple[str, dict[str, int]]:
         text = _IPV4.sub(network, text)
     if "::" in text or text.count(":") >= 7:
         text = _IPV6.sub(network, text)
-    return text, counts
+    return without_personal_numbers(text, count), counts
 
 
 def _is_number(match: re.Match[str]) -> bool:
