@@ -170,7 +170,7 @@ def test_languages_are_chosen(tmp_path: Path) -> None:
     figures = clean(items, tmp_path, CleanSettings(languages=["en"]))
     assert figures["rejected"] == {"language: other language": 1}
     figures = clean(items, tmp_path, CleanSettings())
-    assert figures["languages"] == {"en": 60, "zh": 1}
+    assert figures["languages"] == {"en": 60, "zh-Hans": 1}
 
 
 def test_passages_and_near_duplicates_can_be_left_in(tmp_path: Path) -> None:

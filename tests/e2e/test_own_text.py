@@ -80,7 +80,7 @@ def test_chinese_text_of_two_hundred_kilobytes(sishu: Any) -> None:
     (sishu.folder / "论语 摘.txt").write_text(text, encoding="utf-8")
     figures, sample, run = learnt(sishu, "论语 摘.txt")
     assert run.name == "论语 摘"
-    assert figures["languages"] == {"zh": figures["documents"]}
+    assert figures["languages"] == {"zh-Hans": figures["documents"]}
     assert figures["characters"] > 0.95 * len(text)
     tokenizer = Engine.load(run / "pretrain" / "model").tokenizer
     ids = tokenizer.encode(CLASSICS[0])
@@ -113,7 +113,7 @@ def test_five_megabytes_of_real_chinese_classics(sishu: Any) -> None:
         if room <= 0:
             break
     figures, sample, _ = learnt(sishu, "classics")
-    assert figures["characters"] > 100_000 and "zh" in figures["languages"]
+    assert figures["characters"] > 100_000 and "zh-Hans" in figures["languages"]
     assert any("\u4e00" <= c <= "\u9fff" for c in sample)
 
 

