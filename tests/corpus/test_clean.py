@@ -102,6 +102,39 @@ def test_figures_files_and_funnel_agree(tmp_path: Path) -> None:
     assert set(rejects[0]) == {"step", "id", "url", "reason", "excerpt"}
 
 
+PROSE = """The ferry left at dawn with eleven passengers, two goats and a piano that nobody had paid for.
+Fog lay so thick on the river that the captain steered by the bells of the churches along both banks.
+Around noon it lifted, and the whole valley could be seen: vineyards, a ruined tower, the white road to Linz.
+An old woman shared her bread with the soldiers, who have been on their way home since the spring floods.
+They spoke of prices, of the weather, and of a bridge that three governments had promised but never built.
+When the engine stopped for the second time, the boy who looked after it swore that it was not his fault.
+So they drifted past the mills until a tug came out, took the rope and pulled them into the harbour by night.
+Nobody was angry; the innkeeper lit the lamps again, soup was warmed, and the piano stood in the hall at last.
+It was out of tune with all that water in it, but a girl of twelve played a dance that everyone knew.
+Years later the captain would say that this was the shortest voyage of his life and one he often thought of.
+He sold the boat to a company from the capital, which painted it green and forgot to pay the last part."""
+
+
+def test_finewebs_rules_refuse_more_and_cut_lines(tmp_path: Path) -> None:
+    menu = "Home\nRead our privacy policy first.\n"
+    items = [
+        Document(document_id("a"), "a", "", menu + PROSE),
+        Document(document_id("b"), "b", "", "Cup. " * 60),
+    ]
+    kept = {}
+    for quality in ("none", "loose", "fineweb"):
+        clean(iter(items), tmp_path / quality, CleanSettings(quality=quality))
+        kept[quality] = {d.url: d.text for d in both(tmp_path / quality)}
+    assert {q: {url.partition("#")[0] for url in texts} for q, texts in kept.items()} == {
+        "none": {"a", "b"},
+        "loose": {"a"},
+        "fineweb": {"a"},
+    }
+    assert kept["loose"]["a"].startswith("Home") and kept["fineweb"]["a"].startswith(PROSE[:40])
+    refused = json.loads((tmp_path / "fineweb" / "funnel.json").read_text())["steps"]
+    assert next(step["reasons"] for step in refused if step["name"] == "quality") == {"repeated words": 1}
+
+
 def test_the_same_bytes_whatever_the_order(tmp_path: Path) -> None:
     clean(pages(), tmp_path / "a", CleanSettings())
     clean(pages()[::-1], tmp_path / "b", CleanSettings())

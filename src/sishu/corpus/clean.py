@@ -9,13 +9,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from sishu.config import Section
 from sishu.console import UserError, counted
-from sishu.corpus import charset, dedup, language, quality
+from sishu.corpus import charset, dedup, heuristics, language, quality
 from sishu.corpus.document import Document, Page, document_id
 from sishu.corpus.extract import html_to_text
 from sishu.corpus.funnel import EXCERPT, Funnel, Rejected
@@ -42,8 +42,11 @@ class CleanSettings(Section):
         default=0.0, ge=0, le=1, description="Lowest probability of the identified language."
     )
     min_characters: int = Field(default=100, ge=1, description="Shortest document to keep, in characters.")
-    quality: bool = Field(
-        default=True, description="Refuse pages that the rules of the quality step find wanting."
+    quality: Literal["none", "loose", "fineweb"] = Field(
+        default="loose",
+        description="Rules on what is fit to learn from. loose: a few of Gopher's, wide enough for "
+        "documentation; fineweb: all of Gopher's, C4's and FineWeb's (FineWeb-2's for Chinese), for pages "
+        "from anywhere, which also cut lines; none: keep everything.",
     )
     near_duplicates: bool = Field(
         default=True, description="Drop pages that say nearly the same as an earlier one."
@@ -184,10 +187,15 @@ def _clean_one(
         if len(document.text) < settings.min_characters:
             raise Rejected("too short")
         text = document.text
+        if settings.quality == "fineweb":
+            selected = heuristics.select(text, document.language)
+            if selected.reason:
+                raise Rejected(selected.reason)
+            return replace(document, text=selected.text)
         if settings.repeated_passages:
             # What a later step will cut anyway must not condemn the page: API pages repeat a lot.
             text = dedup.PassageFilter().cut(text)
-        if settings.quality and (reason := quality.judge(text)):
+        if settings.quality == "loose" and (reason := quality.judge(text)):
             raise Rejected(reason)
         return document
 

@@ -1,0 +1,374 @@
+"""The published rules on what is fit to learn from, every value measured in one reading of the text.
+
+Gopher's repetition and quality rules (Rae et al. 2021, arXiv:2112.11446, table A1 and section A.1.1), C4's
+(Raffel et al. 2020, arXiv:1910.10683, section 2.2) and FineWeb's (Penedo et al. 2024, arXiv:2406.17557,
+section 3.6), with the readings of them that FineWeb's own pipeline settled on, so that decisions can be
+compared. Where a rule leaves open which of several equally common n-grams is the top one, it is the first.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import regex
+import rjieba
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+TOP, DUPLICATED = (2, 3, 4), (5, 6, 7, 8, 9, 10)
+"""Lengths in words of the n-grams of which the commonest counts, and of which every repetition counts."""
+
+_WORD = re.compile(r"\w(?:\S*\w)?|[^\w\s]")
+_TERMINAL = regex.compile(r"\p{Sentence_Terminal}")
+_SENTENCE = re.compile(r"[^.!?…]+(?:[.!?…]+[\"')\]]*|$)")
+_CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
+_POLICY = (
+    "terms of use",
+    "privacy policy",
+    "cookie policy",
+    "uses cookies",
+    "use of cookies",
+    "use cookies",
+)
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+_SPOKEN, _ALPHABETIC = 1, 2
+
+
+class Limits(BaseModel):
+    """Of the values of `measure`, by the same names; a value on its limit passes. The defaults are the
+    published ones for English; see `CHINESE` for the others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_duplicate_paragraphs: float = 0.30
+    """Share of paragraphs that occurred before; Gopher."""
+    max_duplicate_paragraph_characters: float = 0.20
+    """Share of the text in such paragraphs; Gopher."""
+    max_duplicate_lines: float = 0.30
+    """Share of lines that occurred before; Gopher."""
+    max_duplicate_line_characters: float = 0.20
+    """Share of the text in such lines; Gopher."""
+    max_top_ngram: tuple[float, ...] = (0.20, 0.18, 0.16)
+    """Share of the text in the commonest 2-, 3- and 4-gram; Gopher."""
+    max_duplicated_ngram: tuple[float, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
+    """Share of the text in repeated 5- to 10-grams; Gopher."""
+    min_words: int = 50
+    max_words: int = 100_000
+    """Words that are not punctuation; Gopher."""
+    min_mean_word: float = 3
+    max_mean_word: float = 10
+    """Their mean length in characters; Gopher."""
+    max_hashes: float = 0.1
+    max_ellipses: float = 0.1
+    """Per word; Gopher."""
+    max_bullet_lines: float = 0.9
+    """Share of lines that begin with a bullet; Gopher."""
+    max_ellipsis_lines: float = 0.3
+    """Share of lines that end in an ellipsis; Gopher."""
+    min_alphabetic_words: float = 0.8
+    """Share of words with a letter; Gopher."""
+    stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with")
+    min_stop_words: int = 2
+    """Different ones that must occur; Gopher."""
+    min_sentences: int = 5
+    """On the lines that `c4_lines` keeps; C4."""
+    min_ended_lines: float = 0.12
+    """Share of lines that end in a sentence mark; FineWeb."""
+    max_short_lines: float = 0.67
+    """Share of lines of 30 characters or fewer; FineWeb."""
+    max_repeated_characters: float = 0.01
+    """Share of the characters in lines that occurred before; FineWeb."""
+    max_newlines: float = 0.3
+    """Line breaks per word; FineWeb."""
+
+
+ENGLISH = Limits()
+CHINESE = Limits(
+    max_duplicate_lines=0.287,
+    max_top_ngram=(0.256, 0.201, 0.171),
+    max_duplicated_ngram=(0.198, 0.182, 0.167, 0.154, 0.14, 0.127),
+    min_mean_word=1,
+    max_mean_word=5,
+    min_alphabetic_words=0.735,
+    stop_words=(*"的年在月是和日了於為有被人中为他與後也而由", "·"),
+    min_ended_lines=0.106,
+    max_newlines=0.178,
+)
+"""FineWeb-2's limits for `cmn_Hani` (Penedo et al. 2025, arXiv:2506.20920, derived from the distribution of
+each value over Chinese text), for words as a Chinese segmenter cuts them. FineWeb-2 has no C4 rules."""
+
+
+def words(text: str, chinese: bool = False) -> list[str]:
+    """Words and punctuation marks, of Chinese as jieba cuts it, else by spaces."""
+    return [word for word in rjieba.cut(text) if not word.isspace()] if chinese else _WORD.findall(text)
+
+
+def sentences(line: str) -> list[str]:
+    """What ends in sentence marks, perhaps with quotation marks after them, or at the end of the line."""
+    return _SENTENCE.findall(line)
+
+
+class Values(NamedTuple):
+    """What the rules measure; see `Limits` for the meaning of each."""
+
+    duplicate_paragraphs: float
+    duplicate_paragraph_characters: float
+    duplicate_lines: float
+    duplicate_line_characters: float
+    top_ngram: tuple[float, ...]
+    duplicated_ngram: tuple[float, ...]
+    words: int
+    mean_word: float
+    hashes: float
+    ellipses: float
+    bullet_lines: float
+    ellipsis_lines: float
+    alphabetic_words: float
+    ended_lines: float
+    short_lines: float
+    repeated_characters: float
+    newlines: float
+    stop_words: int
+
+
+def measure(text: str, tokens: Sequence[str], limits: Limits = ENGLISH) -> Values:
+    """Every value of the rules for one text that is not empty, with the tokens it is made of."""
+    size, total = len(text), max(1, len(tokens))
+    paragraphs, paragraph_characters = _repeated(
+        [part for p in text.strip().split("\n\n") if (part := p.lstrip("\n"))]
+    )
+    lines, line_characters = _repeated(_parts(text))
+    forms = _Forms(tokens)
+    top, duplicated = forms.ngrams()
+    split = text.splitlines()
+    filled = [line for line in text.split("\n") if line.strip()]
+    real = [line.strip() for line in split]
+    return Values(
+        duplicate_paragraphs=paragraphs,
+        duplicate_paragraph_characters=paragraph_characters / size,
+        duplicate_lines=lines,
+        duplicate_line_characters=line_characters / size,
+        top_ngram=tuple(value / size for value in top),
+        duplicated_ngram=tuple(value / size for value in duplicated),
+        words=forms.spoken,
+        mean_word=forms.mean_length,
+        hashes=text.count("#") / total,
+        ellipses=(text.count("...") + text.count("…")) / total,
+        bullet_lines=sum(line.startswith(("•", "-")) for line in real) / len(split),
+        ellipsis_lines=sum(line.endswith(("...", "…")) for line in real) / len(split),
+        alphabetic_words=forms.alphabetic / total,
+        ended_lines=sum(_is_terminal(line[-1]) for line in filled) / max(1, len(filled)),
+        short_lines=sum(len(line) <= 30 for line in filled) / max(1, len(filled)),
+        repeated_characters=_repeated(filled)[1] / max(1, size - text.count("\n")),
+        newlines=text.count("\n") / total,
+        stop_words=sum(word in forms.ids for word in limits.stop_words),
+    )
+
+
+def gopher(values: Values, limits: Limits = ENGLISH) -> str | None:
+    """Which of Gopher's rules a text breaks first, in words that are always the same; None if none."""
+    v = values
+    return _first(
+        ("duplicate paragraphs", v.duplicate_paragraphs > limits.max_duplicate_paragraphs),
+        (
+            "duplicate paragraphs",
+            v.duplicate_paragraph_characters > limits.max_duplicate_paragraph_characters,
+        ),
+        ("duplicate lines", v.duplicate_lines > limits.max_duplicate_lines),
+        ("duplicate lines", v.duplicate_line_characters > limits.max_duplicate_line_characters),
+        ("repeated words", _any_above(v.top_ngram, limits.max_top_ngram)),
+        ("repeated passages", _any_above(v.duplicated_ngram, limits.max_duplicated_ngram)),
+        ("few words", v.words < limits.min_words),
+        ("many words", v.words > limits.max_words),
+        ("word length", not limits.min_mean_word <= v.mean_word <= limits.max_mean_word),
+        ("symbols", v.hashes > limits.max_hashes or v.ellipses > limits.max_ellipses),
+        ("bullet lines", v.bullet_lines > limits.max_bullet_lines),
+        ("ellipsis lines", v.ellipsis_lines > limits.max_ellipsis_lines),
+        ("few alphabetic words", v.alphabetic_words < limits.min_alphabetic_words),
+        ("few stop words", v.stop_words < limits.min_stop_words),
+    )
+
+
+def fineweb(values: Values, limits: Limits = ENGLISH) -> str | None:
+    """Which of FineWeb's own rules a text breaks first, in words that are always the same; None if none."""
+    return _first(
+        ("lines without an end", values.ended_lines < limits.min_ended_lines),
+        ("short lines", values.short_lines > limits.max_short_lines),
+        ("repeated characters", values.repeated_characters > limits.max_repeated_characters),
+        ("a list", values.newlines > limits.max_newlines),
+    )
+
+
+def c4_lines(text: str, limits: Limits = ENGLISH) -> tuple[str, str | None]:
+    """The text without the lines that C4 leaves out, and why C4 would refuse what is left, or None.
+
+    Left out: lines of fewer than three words, with a word of more than a thousand characters, on JavaScript,
+    cookies or terms of use; citation marks go from the others. That a line should end in a sentence mark is
+    left to FineWeb's rules, as in FineWeb.
+    """
+    kept, count = [], 0
+    for line in text.splitlines():
+        split = line.split()
+        if len(split) < 3 or max(map(len, split)) > 1000:
+            continue
+        line = _CITATION.sub("", line.strip()) if "[" in line else line.strip()
+        lowered = line.lower()
+        if "lorem ipsum" in lowered:
+            return text, "lorem ipsum"
+        if "javascript" in lowered:
+            continue
+        if "{" in line:
+            return text, "curly bracket"
+        if any(phrase in lowered for phrase in _POLICY):
+            continue
+        count += len(sentences(line))
+        kept.append(line)
+    few = count < limits.min_sentences
+    return "\n".join(kept).strip(), "few sentences" if few else None
+
+
+class Selected(NamedTuple):
+    """A text after all the rules, with the first one it broke, and what was measured before C4's edits."""
+
+    text: str
+    reason: str | None
+    values: Values
+
+
+def select(text: str, language: str) -> Selected:
+    """FineWeb's rules in FineWeb's order on a text that is not empty: Gopher's, C4's, its own.
+
+    Chinese is judged by FineWeb-2's limits on words as jieba cuts them, all other languages by the English
+    ones; C4's rules are for scripts with spaces.
+    """
+    chinese = language.partition("-")[0] == "zh"
+    limits = CHINESE if chinese else ENGLISH
+    values = measure(text, words(text, chinese), limits)
+    if reason := gopher(values, limits):
+        return Selected(text, reason, values)
+    if chinese:
+        return Selected(text, fineweb(values, limits), values)
+    kept, reason = c4_lines(text, limits)
+    if reason:
+        return Selected(text, reason, values)
+    after = values if kept == text else measure(kept, words(kept), limits)
+    return Selected(kept, fineweb(after, limits), values)
+
+
+def _first(*rules: tuple[str, bool]) -> str | None:
+    return next((reason for reason, broken in rules if broken), None)
+
+
+class _Forms:
+    """The tokens of a text as numbers, and what can be said of them without the text."""
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self.ids: defaultdict[str, int] = defaultdict(count().__next__)
+        self.count = len(tokens)
+        self.tokens = np.fromiter(map(self.ids.__getitem__, tokens), np.int64, self.count)
+        times = np.bincount(self.tokens, minlength=len(self.ids))
+        lengths = np.fromiter(map(len, self.ids), np.int64, len(self.ids))
+        kinds = np.fromiter(map(_kind, self.ids), np.uint8, len(self.ids))
+        spoken = kinds & _SPOKEN > 0
+        self.spoken = int(times[spoken].sum())
+        self.mean_length = float((times * lengths)[spoken].sum() / max(1, self.spoken))
+        self.alphabetic = int(times[kinds & _ALPHABETIC > 0].sum())
+        self.lengths = lengths[self.tokens]
+
+    def ngrams(self) -> tuple[list[int], list[int]]:
+        """For each n of `TOP` the characters in the commonest n-gram, spaces between its words counted; for
+        each of `DUPLICATED` the characters in n-grams that occurred before, but for those that begin inside
+        one already counted.
+
+        An n-gram that occurs twice begins with a shorter one that does, so the places to look at grow few.
+        """
+        top = [int(self.lengths[:n].sum()) + n - 1 if self.count >= n else 0 for n in TOP]
+        duplicated = [0] * len(DUPLICATED)
+        ends = np.concatenate(([0], self.lengths.cumsum()))
+        mixed = _mixed(self.tokens.astype(np.uint64))
+        places, hashes = np.arange(self.count), mixed
+        for n in range(2, DUPLICATED[-1] + 1):
+            inside = places + n <= self.count
+            places = places[inside]
+            # 64 bits, so that two different n-grams are never taken for the same
+            hashes = hashes[inside] * _MULTIPLIER + mixed[places + n - 1]
+            ordered = np.sort(hashes)
+            repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+            if not len(repeated):
+                break
+            found = repeated[np.minimum(np.searchsorted(repeated, hashes), len(repeated) - 1)] == hashes
+            places, hashes = places[found], hashes[found]
+            if n in TOP:
+                _, firsts, times = np.unique(hashes, return_index=True, return_counts=True)
+                first = int(places[firsts[times == times.max()].min()])
+                size = int(ends[first + n] - ends[first]) + n - 1
+                top[TOP.index(n)] = int(times.max()) * size
+            if n in DUPLICATED:
+                duplicated[DUPLICATED.index(n)] = self._said_again(places, hashes, n, ends)
+        return top, duplicated
+
+    @staticmethod
+    def _said_again(
+        places: NDArray[np.int64], hashes: NDArray[np.uint64], n: int, ends: NDArray[np.int64]
+    ) -> int:
+        characters = free = 0
+        seen: set[int] = set()
+        for at, key in zip(places.tolist(), hashes.tolist(), strict=True):
+            if at < free:
+                continue
+            if key in seen:
+                characters += int(ends[at + n] - ends[at])
+                free = at + n
+            else:
+                seen.add(key)
+        return characters
+
+
+def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Well-spread 64-bit numbers for small ones (the finaliser of SplitMix64)."""
+    x = (x + np.uint64(1)) * _MULTIPLIER
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _parts(text: str) -> list[str]:
+    """The text between runs of line breaks: `re.split(r"\n+", text)`, in half the time."""
+    inner = [line for line in text.split("\n") if line]
+    return [""] * text.startswith("\n") + inner + [""] * text.endswith("\n")
+
+
+def _repeated(parts: Sequence[str]) -> tuple[float, int]:
+    """The share of parts that occurred before, and the characters in them."""
+    seen: set[str] = set()
+    characters = 0
+    for part in parts:
+        if part in seen:
+            characters += len(part)
+        seen.add(part)
+    return 1 - len(seen) / max(1, len(parts)), characters
+
+
+def _any_above(values: Sequence[float], limits: Sequence[float]) -> bool:
+    return any(value > limit for value, limit in zip(values, limits, strict=True))
+
+
+@lru_cache(maxsize=65_536)
+def _kind(token: str) -> int:
+    """Whether there is more to a token than punctuation, symbols and control characters, and a letter."""
+    spoken = any(unicodedata.category(character)[0] not in "PSC" for character in token)
+    return _SPOKEN * spoken + _ALPHABETIC * any(map(str.isalpha, token))
+
+
+@lru_cache(maxsize=4096)
+def _is_terminal(character: str) -> bool:
+    return _TERMINAL.match(character) is not None
