@@ -13,19 +13,20 @@ from sishu.objectives.ranking import Ranking, calibrated, pairwise, quantiles, r
 
 
 def slow(rewards: list[list[float]]) -> tuple[float, float]:
-    losses, right = [], []
+    losses, own, right = [], [], []
     for row in rewards:
         for other in rewards:
             for better in range(len(row)):
                 for worse in range(better + 1, len(row)):
                     losses.append(math.log1p(math.exp(other[worse] - row[better])))
                     if other is row:
+                        own.append(losses[-1])
                         right.append(row[better] > row[worse])
-    return sum(losses) / len(losses), sum(right) / len(right)
+    return (sum(losses) / len(losses) + sum(own) / len(own)) / 2, sum(right) / len(right)
 
 
 @pytest.mark.parametrize("answers", [2, 4, 9])
-def test_all_pairs_of_all_prompts_count_once(answers: int) -> None:
+def test_own_pairs_count_half_and_all_pairs_of_all_prompts_half(answers: int) -> None:
     rewards = torch.randn(5, answers, generator=torch.Generator().manual_seed(answers))
     loss, accuracy = pairwise(rewards)
     expected = slow(rewards.tolist())
@@ -65,7 +66,10 @@ def test_a_prompt_whose_rewards_are_all_higher_is_pulled_down() -> None:
     pairwise(rewards)[0].backward()
     assert rewards.grad is not None
     low, high = rewards.grad.sum(1).tolist()
-    assert high > 0.1 and low == pytest.approx(-high), "a step goes against the gradient"
+    # of the pairs between prompts, one in four each, the one wrong by 1 outweighs that right by 3
+    expected = (torch.tensor(1.0).sigmoid() - torch.tensor(-3.0).sigmoid()) / 4 / 2
+    assert high == pytest.approx(float(expected)) and low == pytest.approx(-high)
+    assert high > 0, "a step goes against the gradient"
 
 
 def test_rewards_in_parts_of_like_length_are_those_of_the_whole(tiny_decoder: Decoder) -> None:

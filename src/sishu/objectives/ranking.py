@@ -15,14 +15,16 @@ def pairwise(rewards_BK: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of -log σ(r_better - r_worse) over all pairs of columns, which are ranked best first (Ouyang et
     al. 2022, arXiv:2203.02155, equation 1), and the share of a prompt's own pairs in the right order.
 
-    The better answer may be to one prompt and the worse to another: a documented answer is better than a
-    broken one whatever was asked. Rankings within prompts say nothing about the level of a prompt's rewards;
-    left free, it differs between prompts by more than answers do, which is noise to who learns from them.
+    Half of the mean is over each prompt's own pairs; in the other half the better answer may be to one prompt
+    and the worse to another: a documented answer is better than a broken one whatever was asked. Rankings
+    within prompts say nothing about the level of a prompt's rewards; left free, it differs between prompts by
+    more than answers do, which is noise to who learns from them.
     """
     better, worse = torch.triu_indices(rewards_BK.shape[1], rewards_BK.shape[1], offset=1)
     margins_BBP = rewards_BK[:, None, better] - rewards_BK[None, :, worse]
-    own_BP = margins_BBP.detach().diagonal().T
-    return -F.logsigmoid(margins_BBP).mean(), (own_BP > 0).float().mean()
+    own_PB = margins_BBP.diagonal()
+    loss = -0.5 * (F.logsigmoid(own_PB).mean() + F.logsigmoid(margins_BBP).mean())
+    return loss, (own_PB.detach() > 0).float().mean()
 
 
 def rewards_of(model: Scorer, ids_BT: Tensor, last_B: Tensor, rows: int = 32) -> Tensor:

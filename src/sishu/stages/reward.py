@@ -60,7 +60,7 @@ class RewardSettings(Section):
     """Conversations (JSONL) whose answers rank first, instead of this run's."""
     prompts: int = Field(5000, ge=2)
     """Training prompts to rank answers for."""
-    held_out_prompts: int = Field(200, ge=1)
+    held_out_prompts: int = Field(400, ge=1)
     """Held-out prompts to measure accuracy on."""
     max_tokens: int = Field(64, ge=1)
     """Longest answer sampled from the model."""
