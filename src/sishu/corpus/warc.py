@@ -114,16 +114,15 @@ class _Splitter:
                 return
             if not complete and len(buffer) < len(_VERSION):
                 return
-            header_end = _HEADER_END.search(buffer, 0, _MAX_HEADER_BYTES)
-            if not buffer.startswith(_VERSION) or (header_end is None and len(buffer) >= _MAX_HEADER_BYTES):
+            body_start = _end_of_header(buffer)
+            if not buffer.startswith(_VERSION) or (body_start < 0 and len(buffer) >= _MAX_HEADER_BYTES):
                 self._lose("no warc header")
                 continue
-            if header_end is None:
+            if body_start < 0:
                 if complete:
                     self._lose("cut" if cut else "no warc header")
                     continue
                 return
-            body_start = header_end.end()
             length = _LENGTH.search(buffer, 0, body_start)
             size = body_start + (int(length[1]) if length else 0)
             if size > self._max_bytes:
@@ -166,6 +165,15 @@ class _Splitter:
         del self._buffer[: found.end() if found else max(0, len(self._buffer) - 32)]
         self._lost = found is None
         return not self._lost
+
+
+def _end_of_header(record: bytes | bytearray) -> int:
+    """The place after the blank line that ends the header, -1 if there is none near enough."""
+    end = record.find(b"\r\n\r\n", 0, _MAX_HEADER_BYTES)
+    if end >= 0 and record.find(b"\n\n", 0, end) < 0 and record.find(b"\n\r\n", 0, end) < 0:
+        return end + 4
+    found = _HEADER_END.search(record, 0, _MAX_HEADER_BYTES)
+    return found.end() if found else -1
 
 
 def _with_length(header: bytes, body: bytes) -> bytes:
@@ -232,8 +240,8 @@ def _inflated_head(data: mmap.mmap, start: int) -> bytes:
 
 def parse_page(record: bytes, report: Report, max_bytes: int = MAX_RECORD_BYTES) -> Page | None:
     """The page in one whole WARC record, or None if it holds none; `report` as in `read_pages`."""
-    header_end = _HEADER_END.search(record)
-    if header_end is None or not _RESPONSE.search(record, 0, header_end.end()):
+    block = _end_of_header(record)
+    if block < 0 or not _RESPONSE.search(record, 0, block):
         return None
     try:
         headers = WarcRecord.from_bytes(record).headers
@@ -245,7 +253,6 @@ def parse_page(record: bytes, report: Report, max_bytes: int = MAX_RECORD_BYTES)
         report("no target uri")
         return None
     # Many archives keep a Transfer-Encoding or Content-Encoding header over a body already undone.
-    block = header_end.end()
     bare_line_feeds = record.find(b"\r\n\r\n", block, block + _MAX_HEADER_BYTES) < 0
     for undo in ("all", "content", "none"):
         try:
