@@ -155,10 +155,8 @@ def _shingle_hashes(text: str, words: dict[str, int]) -> NDArray[numpy.uint64]:
         units = numpy.frombuffer("".join(found).encode("utf-32-le", "replace"), dtype="<u4")
         units = units.astype(numpy.uint64)
     else:
-        for word in found:
-            if word not in words:
-                words[word] = _hash_word(word)
-        units = numpy.fromiter((words[word] for word in found), numpy.uint64, len(found))
+        words.update((word, _hash_word(word)) for word in set(found).difference(words))
+        units = numpy.fromiter(map(words.__getitem__, found), numpy.uint64, len(found))
     if len(units) < SHINGLE:
         units = numpy.concatenate([units, numpy.zeros(SHINGLE - len(units), numpy.uint64)])
     count = len(units) - SHINGLE + 1

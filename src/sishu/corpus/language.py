@@ -77,9 +77,11 @@ def is_unsegmented(text: str) -> bool:
     Judged on the text, not on the identified language, because the choice between words and
     characters must also be right where identification is not.
     """
+    if text.isascii():
+        return False
     # One such character carries about as much as two or three letters of an alphabet.
     characters = len(_UNSEGMENTED.findall(text))
-    return characters > 0 and 3 * characters > len(_LETTER.findall(text))
+    return characters > 0 and 3 * characters > sum(map(str.isalpha, text))
 
 
 @lru_cache(maxsize=1)
