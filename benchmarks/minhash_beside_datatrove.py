@@ -71,7 +71,9 @@ def main() -> None:
         )
     english = texts["en"][:600]
     with tempfile.TemporaryDirectory() as folder:
-        config = MinhashConfig(hash_config=HashConfig(hash_fc="sha1", precision=64), num_buckets=14, hashes_per_bucket=8)
+        config = MinhashConfig(
+            hash_config=HashConfig(hash_fc="sha1", precision=64), num_buckets=14, hashes_per_bucket=8
+        )
         theirs = MinhashDedupSignature(folder, config=config)
         theirs.get_signature(theirs.get_shingles(english[0]))
         started = process_time()

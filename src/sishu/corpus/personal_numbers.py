@@ -56,9 +56,10 @@ _NATIONAL = {
 _AFTER_WORD = re.compile(
     r"((?:(?<![^\W\d_])(?:tele?phone|tel|phone|mobile|fax|whatsapp|hotline)(?: (?:number|no))?"
     r"|手机|手機|电话|電話|传真|傳真|热线|熱線|座机|联系方式|聯絡電話)(?:号码?|號碼?)?[.]?\s?[:：=是为為]?\s?)"
-    rf"(\(?[0-9](?:[ .()/\u00a0-]{{0,2}}[0-9]){{6,13}}{_EXTENSION}){_ENDS}",
+    rf"([+(]{{0,2}}[0-9](?:[ .()/\u00a0-]{{0,2}}[0-9]){{6,13}}{_EXTENSION}){_ENDS}",
     re.IGNORECASE,
 )
+_DECIMAL = re.compile(r"\+[0-9]{1,3}[.][0-9]+")
 _DATE = re.compile(r"(?:19|20)[0-9]{2}([-./ ]?)[01]?[0-9]\1[0-3]?[0-9]$")
 _SERIAL_BEFORE = re.compile(
     r"(?:(?<![^\W\d_])(?:order|serial|invoice|tracking|ticket|case|part|item|model|isbn|issn|id|no|nr|sku|uid|"
@@ -143,6 +144,8 @@ def _international(match: re.Match[str], count: Count) -> str:
             and end == len(found)
         ):
             continue
+        if _DECIMAL.fullmatch(found[:end]):
+            return found
         if _is_valid("+" + found[:end].lstrip("+0 "), None):
             return count("phone", "<phone>") + found[end:]
     return found
