@@ -7,6 +7,7 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,6 +51,33 @@ def file(tmp_path: Path) -> Path:
 
 def zipped(records: list[bytes]) -> bytes:
     return b"".join(gzip.compress(one, mtime=0) for one in records)
+
+
+def test_zstandard(file: Path) -> None:
+    records = numbered(40)
+    frames = [pyarrow.compress(one, codec="zstd", asbytes=True) for one in records]
+    pages, reasons = read(file, b"".join(frames))
+    assert [page.url for page in pages] == [f"http://a/{n}" for n in range(40)] and not reasons
+    assert pages == read(file, b"".join(records))[0]
+    whole = pyarrow.compress(b"".join(records), codec="zstd", asbytes=True)
+    assert read(file, whole)[0] == pages
+    flipped = bytearray(b"".join(frames))
+    flipped[sum(map(len, frames[:20])) + 30] ^= 0xFF
+    some, reasons = read(file, bytes(flipped))
+    assert some == pages[:20] + pages[21:] and reasons == {"damaged zstd frame": 1}
+    some, reasons = read(file, b"".join(frames)[:-100])
+    assert some == pages[:39] and reasons == {"cut": 1}
+    bomb = pyarrow.compress(bytes(200_000_000), codec="zstd", asbytes=True)
+    some, reasons = read(file, bomb + frames[0] + frames[1])
+    assert some == pages[:2] and reasons == {"no warc header": 1}
+
+
+def test_texts_taken_from_pages(file: Path) -> None:
+    text = "私塾 and more.\r\n\r\nA second paragraph.\n"
+    wet = [record(b"x", "", "warcinfo"), record(text.encode(), "http://a/1", "conversion")]
+    pages, reasons = read(file, zipped(wet))
+    assert pages == [Page("http://a/1", text.encode(), "text/plain; charset=utf-8", "2024-01-02T03:04:05Z")]
+    assert not reasons
 
 
 @pytest.mark.parametrize("pack", ["plain", "member each", "one member"])

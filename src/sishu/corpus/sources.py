@@ -17,7 +17,7 @@ from sishu.corpus import charset
 from sishu.corpus.document import Document, Page, document_id
 from sishu.corpus.warc import read_pages
 
-KINDS = ".txt .md .html .htm .jsonl .jsonl.gz .parquet .warc .warc.gz"
+KINDS = ".txt .md .html .htm .jsonl .jsonl.gz .parquet .warc .warc.gz .warc.zst .wet .wet.gz"
 """The file kinds that can be read, told apart by how the name ends."""
 
 _TEXT_FIELDS = ("text", "content")
@@ -146,4 +146,7 @@ _READERS: dict[str, Callable[..., Iterator[Page | Document]]] = {
     ".parquet": _read_parquet,
     ".warc": _read_warc,
     ".warc.gz": _read_warc,
+    ".warc.zst": _read_warc,
+    ".wet": _read_warc,
+    ".wet.gz": _read_warc,
 }

@@ -1,13 +1,13 @@
 """Read web archives (WARC, ISO 28500) that may be cut, damaged or wrong, a record at a time.
 
 A library that reads a `.warc.gz` as one stream loses everything after the first bad byte. A crawl
-archive is a row of gzip members, one per record, so nothing more than the damaged record need be
-lost: members are inflated here one by one, and after a damaged one the next gzip header that
-inflates to a WARC header is looked for. Records inside a member (or a plain `.warc`) are cut apart
-by their Content-Length, and where that is wrong by the next record's version line. FastWARC then
-parses the record and undoes chunked transfer and content encodings.
+archive is a row of gzip members or zstandard frames, one per record, so nothing more than the damaged
+record need be lost: members are inflated here one by one, and after a damaged one the next that inflates
+to a WARC header is looked for. Records inside a member (or a plain `.warc`) are cut apart by their
+Content-Length, and where that is wrong by the next record's version line. FastWARC then parses the record
+and undoes chunked transfer and content encodings.
 
-Reasons reported: "cut", "damaged gzip member", "oversized", "no warc header",
+Reasons reported: "cut", "damaged gzip member", "damaged zstd frame", "oversized", "no warc header",
 "wrong content-length", "no target uri", "no http header", "bad chunked body",
 "bad content encoding", "empty file".
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import mmap
 import re
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,21 +25,27 @@ from fastwarc.warc import WarcRecord
 
 from sishu.corpus.document import Page
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 Report = Callable[[str], None]
 
 MAX_RECORD_BYTES = 20_000_000
 """A larger record, packed or unpacked, is reported and skipped; real pages are below 10 MB."""
 
-_GZIP_MAGIC = b"\x1f\x8b\x08"
 _INFLATE_STEP = 16_384
 """Bytes fed to zlib at a time: what is left over after a member is copied, so not many records."""
 _PLAIN_STEP = 1 << 20
+_MOST_FOR_A_HEAD = 1 << 17
+"""Bytes of a member read until something comes out: a block of zstandard has 128 kB at most."""
 _MAX_HEADER_BYTES = 65_536
 _VERSION = b"WARC/"
 _NEXT_RECORD = re.compile(rb"\r?\n\r?\n(?=WARC/[01]\.\d+\r?\n)")
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _LENGTH = re.compile(rb"(?im)^content-length:[ \t]*(\d{1,18})(?=[ \t]*\r?$)")
-_RESPONSE = re.compile(rb"(?im)^warc-type:[ \t]*response[ \t]*\r?$")
+_PAGE = re.compile(rb"(?im)^warc-type:[ \t]*(response|conversion)[ \t]*\r?$")
 _CHUNK_LINE = re.compile(rb"[0-9a-fA-F]{1,8}[ \t]*(?:;[^\r\n]*)?\r\n")
 
 
@@ -51,7 +58,8 @@ def read_pages(
     """Yield the pages of an archive in file order, in bounded memory.
 
     Args:
-        path: a `.warc` or `.warc.gz`; which of the two is told by its first bytes.
+        path: a `.warc`, packed with gzip, zstandard or not at all, which is told by its first bytes. The
+            texts that Common Crawl has taken from pages (WET files) are pages of plain text.
         damaged: called with a short reason once for each record that was skipped or mended because
             it is broken. Records that are merely no pages (requests, metadata, redirects and other
             answers outside 2xx) are passed over in silence.
@@ -67,9 +75,13 @@ def read_pages(
             report("empty file")
             return
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            gzipped = data[:3] == _GZIP_MAGIC
-            cut_apart = _gzip_records if gzipped else _plain_records
-            for record in cut_apart(data, _Splitter(report, max_record_bytes), report):
+            splitter = _Splitter(report, max_record_bytes)
+            packing = next((one for one in _PACKINGS if data[:4].startswith(one.magic)), None)
+            if packing:
+                records = _packed_records(data, packing, splitter, report)
+            else:
+                records = _plain_records(data, splitter)
+            for record in records:
                 page = parse_page(record, report, max_record_bytes)
                 if page is not None:
                     yield page
@@ -185,63 +197,119 @@ def _with_length(header: bytes, body: bytes) -> bytes:
     return header.rstrip(b"\r\n") + b"\r\n\r\n" + body
 
 
-def _plain_records(data: mmap.mmap, splitter: _Splitter, report: Report) -> Iterator[bytes]:
+def _plain_records(data: mmap.mmap, splitter: _Splitter) -> Iterator[bytes]:
     for start in range(0, len(data), _PLAIN_STEP):
         yield from splitter.feed(data[start : start + _PLAIN_STEP])
     yield from splitter.finish(cut=True)
 
 
-def _gzip_records(data: mmap.mmap, splitter: _Splitter, report: Report) -> Iterator[bytes]:
+class _Gzip:
+    """One gzip member."""
+
+    magic, damaged = b"\x1f\x8b\x08", "damaged gzip member"
+
+    def __init__(self) -> None:
+        self._inflater = zlib.decompressobj(wbits=31)
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """What comes out, piece by piece; raises `Damage`."""
+        yield self._inflater.decompress(data)
+
+    def behind(self) -> int | None:
+        """How many of the bytes given so far are behind the end; None before it is reached."""
+        return len(self._inflater.unused_data) if self._inflater.eof else None
+
+
+class _Zstd:
+    """One zstandard frame, which may pack a gigabyte into the bytes of a step."""
+
+    magic, damaged = b"\x28\xb5\x2f\xfd", "damaged zstd frame"
+
+    def __init__(self) -> None:
+        self._inflater = zstd.ZstdDecompressor()
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """What comes out, piece by piece; raises `Damage`."""
+        yield self._inflater.decompress(data, _PLAIN_STEP)
+        while not (self._inflater.eof or self._inflater.needs_input):
+            yield self._inflater.decompress(b"", _PLAIN_STEP)
+
+    def behind(self) -> int | None:
+        """How many of the bytes given so far are behind the end; None before it is reached."""
+        return len(self._inflater.unused_data) if self._inflater.eof else None
+
+
+Damage = (zlib.error, zstd.ZstdError)
+Packing = type[_Gzip] | type[_Zstd]
+_PACKINGS: tuple[Packing, ...] = (_Gzip, _Zstd)
+
+
+def _packed_records(
+    data: mmap.mmap, packing: Packing, splitter: _Splitter, report: Report
+) -> Iterator[bytes]:
     position = 0
     while position < len(data):
-        inflater = zlib.decompressobj(wbits=31)
-        at = position
+        member, at, behind, out = packing(), position, None, 0
         try:
-            while not inflater.eof and at < len(data):
-                yield from splitter.feed(inflater.decompress(data[at : at + _INFLATE_STEP]))
+            while behind is None and at < len(data):
+                for piece in member.pieces(data[at : at + _INFLATE_STEP]):
+                    out += len(piece)
+                    yield from splitter.feed(piece)
                 at += _INFLATE_STEP
-        except zlib.error:
+                behind = member.behind()
+        except Damage:
             splitter.reset()
-            report("damaged gzip member")
-            position = next_member(data, position + 1)
+            report(packing.damaged)
+            position = next_member(data, position + 1, packing)
             continue
-        if inflater.eof:
-            position = min(at, len(data)) - len(inflater.unused_data)
-            head = _inflated_head(data, position)
+        if behind is not None:
+            position = min(at, len(data)) - behind
+            head = _inflated_head(data, position, packing)
             if not head or head.startswith(_VERSION):  # else the record goes on in the next member
                 yield from splitter.finish(cut=False)
         else:
-            # Either the file ends here or damage made zlib swallow what follows: look behind it.
-            before = next_member(data, position + 1)
+            # Either the file ends here or damage swallowed what follows: look behind it.
+            before = next_member(data, position + 1, packing)
             if before == len(data):
+                if not out:
+                    report("cut")
                 yield from splitter.finish(cut=True)
                 return
             splitter.reset()
-            report("damaged gzip member")
+            report(packing.damaged)
             position = before
 
 
-def next_member(data: mmap.mmap, start: int) -> int:
-    """The first place at or after `start` where a gzip member inflates to a WARC header."""
-    while (start := data.find(_GZIP_MAGIC, start)) >= 0:
-        if _inflated_head(data, start).startswith(_VERSION):
+def next_member(data: mmap.mmap, start: int, packing: Packing = _Gzip) -> int:
+    """The first place at or after `start` where a packed member inflates to a WARC header."""
+    while (start := data.find(packing.magic, start)) >= 0:
+        if _inflated_head(data, start, packing).startswith(_VERSION):
             return start
         start += 1
     return len(data)
 
 
-def _inflated_head(data: mmap.mmap, start: int) -> bytes:
-    """The first bytes of the gzip member at `start`; empty when there is none that inflates."""
+def _inflated_head(data: mmap.mmap, start: int, packing: Packing) -> bytes:
+    """The first bytes of the member at `start`; empty when there is none that inflates.
+
+    A frame of zstandard may have to be read to the end of its first block before it gives anything.
+    """
+    member, head = packing(), b""
     try:
-        return zlib.decompressobj(wbits=31).decompress(data[start : start + 512], 16)
-    except zlib.error:
+        for at in range(start, min(start + _MOST_FOR_A_HEAD, len(data)), 512):
+            head = next(member.pieces(data[at : at + 512]))
+            if head or member.behind() is not None:
+                break
+    except Damage:
         return b""
+    return head[:16]
 
 
 def parse_page(record: bytes, report: Report, max_bytes: int = MAX_RECORD_BYTES) -> Page | None:
     """The page in one whole WARC record, or None if it holds none; `report` as in `read_pages`."""
     block = _end_of_header(record)
-    if block < 0 or not _RESPONSE.search(record, 0, block):
+    kind = _PAGE.search(record, 0, max(0, block))
+    if kind is None:
         return None
     try:
         headers = WarcRecord.from_bytes(record).headers
@@ -252,6 +320,8 @@ def parse_page(record: bytes, report: Report, max_bytes: int = MAX_RECORD_BYTES)
     if not url:
         report("no target uri")
         return None
+    if kind[1].lower() == b"conversion":
+        return Page(url, record[block:], "text/plain; charset=utf-8", headers.get("WARC-Date") or "")
     # Many archives keep a Transfer-Encoding or Content-Encoding header over a body already undone.
     bare_line_feeds = record.find(b"\r\n\r\n", block, block + _MAX_HEADER_BYTES) < 0
     for undo in ("all", "content", "none"):
