@@ -216,6 +216,11 @@ def test_chinese_is_judged_by_chinese_limits() -> None:
     assert gopher(measure(text, words(text, chinese=True), CHINESE), CHINESE) is None
 
 
+@pytest.mark.parametrize("language", ["de", "ja", ""])
+def test_a_language_without_limits_is_not_judged_by_others(language: str) -> None:
+    assert select(GOOD, language) == (GOOD, "no limits for this language", FINE)
+
+
 @pytest.mark.parametrize("text", ["...", "#", "a", "私", "\n.\n", "\x0b"])
 def test_the_least_of_texts_are_measured(text: str) -> None:
     assert select(text, "en").reason and select(text, "zh").reason

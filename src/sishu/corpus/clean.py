@@ -45,8 +45,9 @@ class CleanSettings(Section):
     quality: Literal["none", "loose", "fineweb"] = Field(
         default="loose",
         description="Rules on what is fit to learn from. loose: a few of Gopher's, wide enough for "
-        "documentation; fineweb: all of Gopher's, C4's and FineWeb's (FineWeb-2's for Chinese), for pages "
-        "from anywhere, which also cut lines; none: keep everything.",
+        "documentation; fineweb: all of Gopher's, C4's and FineWeb's (FineWeb-2's for Chinese), which also "
+        "cut lines, for English and Chinese pages from anywhere, other languages being refused; none: keep "
+        "everything.",
     )
     near_duplicates: bool = Field(
         default=True, description="Drop pages that say nearly the same as an earlier one."

@@ -162,11 +162,11 @@ def _shingle_hashes(text: str, words: dict[str, int]) -> NDArray[numpy.uint64]:
     count = len(units) - SHINGLE + 1
     hashes = numpy.zeros(count, numpy.uint64)
     for offset in range(SHINGLE):
-        hashes = _mix(hashes + units[offset : offset + count] + numpy.uint64(offset + 1))
+        hashes = mix(hashes + units[offset : offset + count] + numpy.uint64(offset + 1))
     return numpy.unique(hashes)
 
 
-def _mix(values: NDArray[numpy.uint64]) -> NDArray[numpy.uint64]:
+def mix(values: NDArray[numpy.uint64]) -> NDArray[numpy.uint64]:
     """The finaliser of SplitMix64 (Steele et al. 2014): every bit in reaches every bit out."""
     values = (values ^ (values >> numpy.uint64(30))) * numpy.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> numpy.uint64(27))) * numpy.uint64(0x94D049BB133111EB)

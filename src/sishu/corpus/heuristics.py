@@ -22,6 +22,8 @@ import rjieba
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from sishu.corpus.dedup import mix
+
 TOP, DUPLICATED = (2, 3, 4), (5, 6, 7, 8, 9, 10)
 """Lengths in words of the n-grams of which the commonest counts, and of which every repetition counts."""
 
@@ -38,8 +40,6 @@ _POLICY = (
     "use cookies",
 )
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-
-
 _SPOKEN, _ALPHABETIC = 1, 2
 
 
@@ -251,12 +251,15 @@ class Selected(NamedTuple):
 def select(text: str, language: str) -> Selected:
     """FineWeb's rules in FineWeb's order on a text that is not empty: Gopher's, C4's, its own.
 
-    Chinese is judged by FineWeb-2's limits on words as jieba cuts them, all other languages by the English
-    ones; C4's rules are for scripts with spaces.
+    Chinese is judged by FineWeb-2's limits on words as jieba cuts them, without C4's rules, which are for
+    scripts with spaces. There are no limits for other languages yet, so that their texts are refused.
     """
-    chinese = language.partition("-")[0] == "zh"
+    code = language.partition("-")[0]
+    chinese = code == "zh"
     limits = CHINESE if chinese else ENGLISH
     values = measure(text, words(text, chinese), limits)
+    if code not in ("en", "zh"):
+        return Selected(text, "no limits for this language", values)
     if reason := gopher(values, limits):
         return Selected(text, reason, values)
     if chinese:
@@ -298,7 +301,7 @@ class _Forms:
         top = [int(self.lengths[:n].sum()) + n - 1 if self.count >= n else 0 for n in TOP]
         duplicated = [0] * len(DUPLICATED)
         ends = np.concatenate(([0], self.lengths.cumsum()))
-        mixed = _mixed(self.tokens.astype(np.uint64))
+        mixed = mix((self.tokens.astype(np.uint64) + np.uint64(1)) * _MULTIPLIER)
         places, hashes = np.arange(self.count), mixed
         for n in range(2, DUPLICATED[-1] + 1):
             inside = places + n <= self.count
@@ -335,14 +338,6 @@ class _Forms:
             else:
                 seen.add(key)
         return characters
-
-
-def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Well-spread 64-bit numbers for small ones (the finaliser of SplitMix64)."""
-    x = (x + np.uint64(1)) * _MULTIPLIER
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 def _parts(text: str) -> list[str]:

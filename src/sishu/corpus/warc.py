@@ -215,6 +215,10 @@ class _Gzip:
         """What comes out, piece by piece; raises `Damage`."""
         yield self._inflater.decompress(data)
 
+    def head(self, data: bytes) -> bytes:
+        """At most 16 bytes of what comes out; raises `Damage`."""
+        return self._inflater.decompress(data, 16)
+
     def behind(self) -> int | None:
         """How many of the bytes given so far are behind the end; None before it is reached."""
         return len(self._inflater.unused_data) if self._inflater.eof else None
@@ -233,6 +237,10 @@ class _Zstd:
         yield self._inflater.decompress(data, _PLAIN_STEP)
         while not (self._inflater.eof or self._inflater.needs_input):
             yield self._inflater.decompress(b"", _PLAIN_STEP)
+
+    def head(self, data: bytes) -> bytes:
+        """At most 16 bytes of what comes out; raises `Damage`."""
+        return self._inflater.decompress(data, 16)
 
     def behind(self) -> int | None:
         """How many of the bytes given so far are behind the end; None before it is reached."""
@@ -297,12 +305,12 @@ def _inflated_head(data: mmap.mmap, start: int, packing: Packing) -> bytes:
     member, head = packing(), b""
     try:
         for at in range(start, min(start + _MOST_FOR_A_HEAD, len(data)), 512):
-            head = next(member.pieces(data[at : at + 512]))
+            head = member.head(data[at : at + 512])
             if head or member.behind() is not None:
                 break
     except Damage:
         return b""
-    return head[:16]
+    return head
 
 
 def parse_page(record: bytes, report: Report, max_bytes: int = MAX_RECORD_BYTES) -> Page | None:
