@@ -16,7 +16,7 @@ from sishu.batches.batch import Batch, draw
 from sishu.batches.tokens import Windows
 from sishu.console import UserError
 from sishu.generate.engine import Completion, Engine, Sampling
-from sishu.generate.rollouts import RewardScale, Rollouts, furthest, read_scale
+from sishu.generate.rollouts import RewardScale, Rollouts, above_prompt, furthest, read_scale
 from sishu.models.decoder import Decoder, DecoderConfig, Scorer
 from sishu.nn.device import Precision, autocast
 from sishu.objectives.ppo import PPO, ActorCritic, AdaptiveKL
@@ -280,17 +280,38 @@ def test_a_collapse_is_warned_of(
     assert len(source.alarms.rung) == 1
 
 
-def test_what_everyone_is_told_is_worth_less(policy: Decoder, tiny_tokenizer: Tokenizer) -> None:
+def test_what_everyone_is_told_is_worth_less(
+    policy: Decoder, tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "sishu.generate.rollouts.sameness", lambda answers, prompts: [0.1 * i for i in range(len(answers))]
+    )
     plain, strict = (rollouts(policy, tiny_tokenizer, sameness_penalty=p) for p in (0.0, 2.0))
-    given = [one._replace(sameness=0.1 * i) for i, one in enumerate(plain._answer(0))]
-    free, taken = plain._measure(given)["rewards"], strict._measure(given)["rewards"]
+    given = plain._answer(0)
+    free, taken = plain._measure(given)["rewards"], strict._measure(strict._answer(0))["rewards"]
     expected = torch.tensor([0.2 * i for i in range(len(given))])
     torch.testing.assert_close((free - taken).sum(1), expected, atol=1e-5, rtol=1e-4)
     assert ((free != taken).sum(1) <= 1).all(), "at the last token alone, like the score"
     for source in (plain, strict):
         source.batches(0)
         assert source.figures["reward"] == pytest.approx(sum(one.score for one in given) / len(given))
-        assert 0 <= source.figures["sameness"] <= 1
+        assert source.figures["sameness"] == pytest.approx(np.mean([one.sameness for one in given]))
+
+
+def test_an_answer_earns_what_it_is_worth_beyond_the_others_to_its_prompt(
+    policy: Decoder, tiny_tokenizer: Tokenizer
+) -> None:
+    assert above_prompt([1.0, 3.0, -2.0, 6.0], 2) == [-1.0, 1.0, -4.0, 4.0]
+    assert above_prompt([1.0, 3.0, -2.0, 6.0], 1) == [1.0, 3.0, -2.0, 6.0]
+    source = rollouts(policy, tiny_tokenizer, answers=5, kept=2, sameness_penalty=2.0)
+    given = source._answer(0)
+    for at in range(0, len(given), 5):
+        some = given[at : at + 5]
+        assert len({tuple(one.prompt) for one in some}) == 1
+        worths = [one.score - 2.0 * one.sameness for one in some]
+        assert [one.earned for one in some] == pytest.approx([w - sum(worths) / 5 for w in worths], abs=1e-6)
+    rewards = source._measure(given)["rewards"].sum(1)
+    torch.testing.assert_close(rewards, torch.tensor([one.earned for one in given]))
 
 
 def test_an_answer_given_to_every_prompt_is_seen_to_be(

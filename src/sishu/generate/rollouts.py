@@ -53,13 +53,25 @@ def furthest(scores_PK: Tensor, kept: int) -> Tensor:
     return torch.cat([order_PK[:, :low], order_PK[:, scores_PK.shape[1] - kept + low :]], dim=1)
 
 
+def above_prompt(worths: Sequence[float], answers: int) -> list[float]:
+    """What answers are worth beyond the mean of all `answers` to their prompt, those to one prompt together:
+    how well a prompt can be answered at all is nothing that the policy decides. An answer alone keeps its
+    worth."""
+    if answers == 1:
+        return list(worths)
+    worths_PK = torch.tensor(worths, dtype=torch.float64).view(-1, answers)
+    return [float(worth) for worth in (worths_PK - worths_PK.mean(1, keepdim=True)).flatten()]
+
+
 class Answered(NamedTuple):
-    """One answer to one prompt."""
+    """One answer to one prompt: the reward model's score, how much of it other prompts are told too, and
+    what it earns."""
 
     prompt: list[int]
     completion: Completion
     score: float
     sameness: float
+    earned: float
 
     @property
     def ids(self) -> list[int]:
@@ -71,8 +83,10 @@ class Rollouts:
 
     Every prompt is answered `answers` times, and the `kept` best and worst of these are learnt from: to
     write and score an answer costs a fifth of learning from it, and the extremes tell most about what is
-    worth saying (Xu et al. 2025, "Not All Rollouts are Useful", arXiv:2504.13818). `batch` counts the
-    answers learnt from. The source is done once a step's answers diverge by `kl_stop` nats.
+    worth saying (Xu et al. 2025, "Not All Rollouts are Useful", arXiv:2504.13818). An answer earns what it is
+    worth beyond the mean of all to its prompt (as in RLOO, Ahmadian et al. 2024, arXiv:2402.14740, and GRPO,
+    Shao et al. 2024, arXiv:2402.03300); the value model learns what is left. `batch` counts the answers
+    learnt from. The source is done once a step's answers diverge by `kl_stop` nats.
     """
 
     def __init__(
@@ -123,7 +137,7 @@ class Rollouts:
 
     def batches(self, step: int) -> list[Batch]:
         given = self._answer(step)
-        places = furthest(torch.tensor([self._worth(a) for a in given]).view(-1, self.answers), self.kept)
+        places = furthest(torch.tensor([a.earned for a in given]).view(-1, self.answers), self.kept)
         kept = [
             given[row * self.answers + place] for row, some in enumerate(places.tolist()) for place in some
         ]
@@ -159,10 +173,9 @@ class Rollouts:
                 scores[i] = score
         prompt_of = [i // self.answers for i in range(len(rows))]
         same = sameness([answer.ids for answer in answers], prompt_of)
-        return [Answered(*one) for one in zip(chosen, answers, scores, same, strict=True)]
-
-    def _worth(self, answered: Answered) -> float:
-        return answered.score - self.sameness_penalty * answered.sameness
+        worths = [a - self.sameness_penalty * b for a, b in zip(scores, same, strict=True)]
+        earned = above_prompt(worths, self.answers)
+        return [Answered(*one) for one in zip(chosen, answers, scores, same, earned, strict=True)]
 
     @torch.no_grad()
     def _measure(self, given: Sequence[Answered]) -> dict[str, Tensor]:
@@ -172,7 +185,7 @@ class Rollouts:
         starts = torch.tensor([len(a.prompt) for a in given], device=device)
         ends = torch.tensor([len(a.ids) for a in given], device=device)
         mask = (place >= starts[:, None]) & (place < ends[:, None])
-        scores = torch.tensor([self._worth(a) for a in given], device=device)
+        scores = torch.tensor([a.earned for a in given], device=device)
         with autocast(device, self.precision):
             log_p_NV = distributions(self.models.policy, ids, mask, self.sampling.temperature)
             reference_NV = distributions(self.reference, ids, mask, self.sampling.temperature)

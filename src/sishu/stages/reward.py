@@ -15,7 +15,7 @@ from sishu.batches.batch import Batch, shuffled
 from sishu.batches.conversations import Rankings, ranking_batch, read_conversations
 from sishu.config import Section
 from sishu.console import UserError, progress, say
-from sishu.corpus.lessons import damage
+from sishu.corpus.lessons import damage, some_renamed
 from sishu.corpus.likeness import Likeness
 from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.models.decoder import Scorer
@@ -34,6 +34,9 @@ SAMPLED = [RANKS.index("nearer"), RANKS.index("farther")]
 
 TOGETHER = 256
 """Prompts answered at a time, those of one temperature together."""
+
+GLANCE = 100
+"""Held-out prompts looked at while training; the final figure uses all."""
 
 SCALE = "scale.json"
 """In the model's folder: the quantiles of its scores on sampled answers."""
@@ -60,6 +63,9 @@ class RewardSettings(Section):
     """Conversations (JSONL) whose answers rank first, instead of this run's."""
     prompts: int = Field(5000, ge=2)
     """Training prompts to rank answers for."""
+    renamed: float = Field(0.5, ge=0, le=1)
+    """Share of the training prompts that ask under made-up names, so that a name alone foretells no reward;
+    only for questions made from documentation."""
     held_out_prompts: int = Field(400, ge=1)
     """Held-out prompts to measure accuracy on."""
     max_tokens: int = Field(64, ge=1)
@@ -185,12 +191,16 @@ def work(s: RewardSettings, context: StageContext) -> dict[str, Any]:
     decoder.to(best_device())
     engine = Engine(decoder, tokenizer)
     sides = {}
-    for side, count in (("train", s.prompts), ("validation", s.held_out_prompts)):
-        source = context.inputs["data" if side == "train" else "held_out"]
+    tokens = [tokenizer.decode([i]) for i in range(tokenizer.vocabulary_size)]
+    for side, name, count, share in (
+        ("train", "data", s.prompts, s.renamed),
+        ("validation", "held_out", s.held_out_prompts, 0.0),
+    ):
+        items = some_renamed(read_conversations(context.inputs[name]), share, str(context.seed), tokens)
         sides[side] = _make_once(
             context.folder / f"rankings-{side}.jsonl",
-            lambda source=source, count=count: ranked_answers(
-                read_conversations(source), count, engine, s.max_tokens, context.seed, s.temperatures
+            lambda items=items, count=count: ranked_answers(
+                items, count, engine, s.max_tokens, context.seed, s.temperatures
             ),
         )
     if not sides["train"] or not sides["validation"]:
@@ -217,7 +227,7 @@ def _train(
     )
 
     def evaluate() -> dict[str, float]:
-        pairs = accuracy_by_pair(score(model, held_out, tokenizer.pad))
+        pairs = accuracy_by_pair(score(model, held_out[:GLANCE], tokenizer.pad))
         return {"validation_accuracy": sum(pairs.values()) / len(pairs)}
 
     trainer = Trainer(
