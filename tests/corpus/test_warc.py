@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sishu.corpus import warc
 from sishu.corpus.document import Page
 from sishu.corpus.warc import read_pages
 
@@ -203,6 +204,51 @@ def test_encodings_are_undone(file: Path, headers: bytes, body: bytes, expected:
 )
 def test_what_is_no_page_is_reported_once(file: Path, data: bytes, reason: str) -> None:
     assert read(file, data) == ([], {reason: 1})
+
+
+def test_what_is_usual_is_read_quickly_and_not_otherwise(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quick way for exact members and plain responses gives what the careful one does, for heads of every
+    kind, and is taken for all but the unusual."""
+    plain = HTML + b"\r\nbody"
+    usual = [
+        *numbered(8, 20),
+        record(plain, "http://a/<b>"),
+        record(plain, "<http://a/>"),
+        record(b"HTTP/1.1 206 Some\r\nCONTENT-TYPE:text/html \r\nX: y\r\n\r\n\r\n\r\nbody"),
+        record(b"HTTP/1.0 200\r\nContent-Type: text/html\r\n\r\n"),
+        record(b"text", kind="conversion"),
+    ]
+    unusual = [
+        record(HTML + b"Content-Type: text/plain\r\n\r\nbody"),
+        record(HTML + b" ; charset=gbk\r\n\r\nbody"),
+        record(b"HTTP/1.1 200 OK\r\n\r\nbody"),
+        record(HTML + b"X: caf\xc3\xa9\r\n\r\nbody"),
+        record(plain.replace(b"\r", b"")),
+        record(HTML + b"transfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"),
+        record(plain, "http://é/"),
+        record(plain, "http://a/\r\n b"),
+        record(plain).replace(b"WARC-Date: 2024-01-02T03:04:05Z\r\n", b""),
+    ]
+    silent = [
+        record(plain, kind=kind) for kind in ("request", "metadata", "warcinfo", "revisit", "Request", "x")
+    ] + [record(b"HTTP/1.1 404 No\r\nContent-Type: text/html\r\n\r\nbody")]
+    lower = [
+        one.replace(b"Content-Length", b"content-length", 1)
+        .replace(b"WARC-Type", b"warc-type")
+        .replace(b"Target", b"target")
+        for one in usual
+    ]
+    data = [*usual, *unusual, *silent, *lower, record(plain, length=3), *numbered(2)]
+    slowly: list[bytes] = []
+    careful = warc._any_page
+    monkeypatch.setattr(warc, "_any_page", lambda r, *rest: slowly.append(r) or careful(r, *rest))
+    quick = read(file, zipped(data))
+    assert slowly == [one[:-4] for one in [*unusual, silent[-1]]]
+    monkeypatch.setattr(warc, "_plain_page", lambda *given: None)
+    monkeypatch.setattr(warc._Splitter, "whole", lambda self, given: None)
+    slow = read(file, zipped(data))
+    assert slow == quick == read(file, b"".join(data))
+    assert quick[1] == {"wrong content-length": 1} and len(quick[0]) == 2 * len(usual) + len(unusual) + 3
 
 
 @settings(max_examples=150, deadline=2000)

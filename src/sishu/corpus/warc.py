@@ -17,11 +17,12 @@ from __future__ import annotations
 import mmap
 import re
 import sys
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 from fastwarc.warc import WarcRecord
+from zlib_ng import zlib_ng
 
 from sishu.corpus.document import Page
 
@@ -31,12 +32,14 @@ else:
     from backports import zstd
 
 Report = Callable[[str], None]
+Record = tuple[bytes, int]
+"""A record as it was stored, and where its header ends."""
 
 MAX_RECORD_BYTES = 20_000_000
 """A larger record, packed or unpacked, is reported and skipped; real pages are below 10 MB."""
 
 _INFLATE_STEP = 16_384
-"""Bytes fed to zlib at a time: what is left over after a member is copied, so not many records."""
+"""Bytes fed to the inflater at a time: what is left over after a member is copied, so not many records."""
 _PLAIN_STEP = 1 << 20
 _MOST_FOR_A_HEAD = 1 << 17
 """Bytes of a member read until something comes out: a block of zstandard has 128 kB at most."""
@@ -44,8 +47,17 @@ _MAX_HEADER_BYTES = 65_536
 _VERSION = b"WARC/"
 _NEXT_RECORD = re.compile(rb"\r?\n\r?\n(?=WARC/[01]\.\d+\r?\n)")
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
+_MEMBER_END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"(?im)^content-length:[ \t]*(\d{1,18})(?=[ \t]*\r?$)")
 _PAGE = re.compile(rb"(?im)^warc-type:[ \t]*(response|conversion)[ \t]*\r?$")
+_TARGET = re.compile(rb"(?im)^warc-target-uri:[ \t]*([^\r\n]*?)[ \t]*\r?$")
+_DATE = re.compile(rb"(?im)^warc-date:[ \t]*([^\r\n]*?)[ \t]*\r?$")
+_STATUS = re.compile(rb"HTTP/\d(?:\.\d)? (\d{3})(?: [^\r\n]*)?\r\n")
+_CONTENT_TYPE = re.compile(rb"(?im)^content-type:[ \t]*([^\r\n]*?)[ \t]*\r$")
+_UNUSUAL = re.compile(rb"(?im)^(?:[ \t]|transfer-encoding|content-encoding)|[^\r]\n|\r(?!\n)")
+"""In the head of a response: a folded line, an encoding to undo, a bare line feed."""
+_NAMES = re.compile(rb"(?m)^[A-Za-z-]+(?=:)")
+_NO_PAGES = (b"request\r", b"metadata\r", b"warcinfo\r", b"revisit\r", b"resource\r")
 _CHUNK_LINE = re.compile(rb"[0-9a-fA-F]{1,8}[ \t]*(?:;[^\r\n]*)?\r\n")
 
 
@@ -81,8 +93,8 @@ def read_pages(
                 records = _packed_records(data, packing, splitter, report)
             else:
                 records = _plain_records(data, splitter)
-            for record in records:
-                page = parse_page(record, report, max_record_bytes)
+            for record, block in records:
+                page = _page(record, block, report, max_record_bytes)
                 if page is not None:
                     yield page
 
@@ -101,21 +113,36 @@ class _Splitter:
         self._lost = False
         self._searched = 0
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
+    def feed(self, data: bytes) -> Iterator[Record]:
         self._buffer += data
         yield from self._split(complete=False)
 
-    def finish(self, *, cut: bool) -> Iterator[bytes]:
+    def finish(self, *, cut: bool) -> Iterator[Record]:
         """End of the stream; `cut` says that it ended before its time."""
         yield from self._split(complete=True, cut=cut)
         self.reset()
+
+    @property
+    def empty(self) -> bool:
+        """No record has been begun, and none is being looked for."""
+        return not (self._buffer or self._lost)
+
+    def whole(self, data: bytes) -> Record | None:
+        """The record that fills `data`, which must be the whole of a gzip member, and nothing else; None if
+        it is not so, which to find out why is the work of `feed`."""
+        size = len(data) - len(_MEMBER_END)
+        if size > self._max_bytes or not (data.startswith(_VERSION) and data.endswith(_MEMBER_END)):
+            return None
+        body_start = _end_of_header(data)
+        exact = body_start > 0 and body_start + (_length(data, body_start) or 0) == size
+        return (data[:size], body_start) if exact else None
 
     def reset(self) -> None:
         self._buffer.clear()
         self._lost = False
         self._searched = 0
 
-    def _split(self, complete: bool, cut: bool = False) -> Iterator[bytes]:
+    def _split(self, complete: bool, cut: bool = False) -> Iterator[Record]:
         buffer = self._buffer
         while True:
             if self._lost and not self._resynchronise():
@@ -135,8 +162,8 @@ class _Splitter:
                     self._lose("cut" if cut else "no warc header")
                     continue
                 return
-            length = _LENGTH.search(buffer, 0, body_start)
-            size = body_start + (int(length[1]) if length else 0)
+            length = _length(buffer, body_start)
+            size = body_start + (length or 0)
             if size > self._max_bytes:
                 self._lose("oversized")
                 continue
@@ -144,8 +171,8 @@ class _Splitter:
             if not complete and len(tail) < len(_VERSION) and len(buffer) < size + 9:
                 return
             exact = len(buffer) >= size and (tail.startswith(_VERSION) or (complete and not tail))
-            if exact and length:
-                yield bytes(buffer[:size])
+            if exact and length is not None:
+                yield bytes(buffer[:size]), body_start
                 del buffer[:size]
                 self._searched = 0
                 continue
@@ -158,7 +185,8 @@ class _Splitter:
             elif following or (complete and not cut):
                 self._report("wrong content-length")
                 body = bytes(buffer[body_start:end]).removesuffix(b"\r\n\r\n")
-                yield _with_length(bytes(buffer[:body_start]), body)
+                header = _with_length(bytes(buffer[:body_start]), len(body))
+                yield header + body, len(header)
                 del buffer[:end]
                 self._searched = 0
             elif complete:
@@ -188,16 +216,26 @@ def _end_of_header(record: bytes | bytearray) -> int:
     return found.end() if found else -1
 
 
-def _with_length(header: bytes, body: bytes) -> bytes:
-    line = b"Content-Length: %d" % len(body)
+def _length(record: bytes | bytearray, block: int) -> int | None:
+    """The Content-Length in the header that ends at `block`; None when there is none."""
+    start = record.find(b"\nContent-Length: ", 0, block) + 17
+    digits = bytes(record[start : record.find(b"\r", start, block)]) if start >= 17 else b""
+    if digits.isdigit() and len(digits) <= 18:
+        return int(digits)
+    found = _LENGTH.search(record, 0, block)
+    return int(found[1]) if found else None
+
+
+def _with_length(header: bytes, length: int) -> bytes:
+    line = b"Content-Length: %d" % length
     if _LENGTH.search(header):
         header = _LENGTH.sub(line, header, count=1)
     else:
         header = header.rstrip(b"\r\n") + b"\r\n" + line
-    return header.rstrip(b"\r\n") + b"\r\n\r\n" + body
+    return header.rstrip(b"\r\n") + b"\r\n\r\n"
 
 
-def _plain_records(data: mmap.mmap, splitter: _Splitter) -> Iterator[bytes]:
+def _plain_records(data: mmap.mmap, splitter: _Splitter) -> Iterator[Record]:
     for start in range(0, len(data), _PLAIN_STEP):
         yield from splitter.feed(data[start : start + _PLAIN_STEP])
     yield from splitter.finish(cut=True)
@@ -209,7 +247,7 @@ class _Gzip:
     magic, damaged = b"\x1f\x8b\x08", "damaged gzip member"
 
     def __init__(self) -> None:
-        self._inflater = zlib.decompressobj(wbits=31)
+        self._inflater = zlib_ng.decompressobj(31)
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
         """What comes out, piece by piece; raises `Damage`."""
@@ -247,22 +285,26 @@ class _Zstd:
         return len(self._inflater.unused_data) if self._inflater.eof else None
 
 
-Damage = (zlib.error, zstd.ZstdError)
+Damage = (cast(type[Exception], zlib_ng.error), zstd.ZstdError)  # which is typed as if it were an instance
 Packing = type[_Gzip] | type[_Zstd]
 _PACKINGS: tuple[Packing, ...] = (_Gzip, _Zstd)
 
 
 def _packed_records(
     data: mmap.mmap, packing: Packing, splitter: _Splitter, report: Report
-) -> Iterator[bytes]:
+) -> Iterator[Record]:
     position = 0
     while position < len(data):
         member, at, behind, out = packing(), position, None, 0
+        record = None
         try:
             while behind is None and at < len(data):
                 for piece in member.pieces(data[at : at + _INFLATE_STEP]):
+                    if not out and splitter.empty and member.behind() is not None:
+                        record = splitter.whole(piece)
+                    if record is None:
+                        yield from splitter.feed(piece)
                     out += len(piece)
-                    yield from splitter.feed(piece)
                 at += _INFLATE_STEP
                 behind = member.behind()
         except Damage:
@@ -272,6 +314,9 @@ def _packed_records(
             continue
         if behind is not None:
             position = min(at, len(data)) - behind
+            if record is not None:
+                yield record
+                continue
             head = _inflated_head(data, position, packing)
             if not head or head.startswith(_VERSION):  # else the record goes on in the next member
                 yield from splitter.finish(cut=False)
@@ -313,12 +358,54 @@ def _inflated_head(data: mmap.mmap, start: int, packing: Packing) -> bytes:
     return head
 
 
-def parse_page(record: bytes, report: Report, max_bytes: int = MAX_RECORD_BYTES) -> Page | None:
+def parse_page(record: bytes, report: Report) -> Page | None:
     """The page in one whole WARC record, or None if it holds none; `report` as in `read_pages`."""
-    block = _end_of_header(record)
-    kind = _PAGE.search(record, 0, max(0, block))
-    if kind is None:
+    return _page(record, max(0, _end_of_header(record)), report, MAX_RECORD_BYTES)
+
+
+def _page(record: bytes, block: int, report: Report, max_bytes: int) -> Page | None:
+    kind = record.find(b"\nWARC-Type: ", 0, block)
+    if kind >= 0 and record.startswith(_NO_PAGES, kind + 12):
         return None
+    found = _PAGE.search(record, 0, block)
+    if found is None:
+        return None
+    response = found[1].lower() == b"response"
+    page = _plain_page(record, block, response, max_bytes)
+    return page or _any_page(record, block, response, report, max_bytes)
+
+
+def _plain_page(record: bytes, block: int, response: bool, max_bytes: int) -> Page | None:
+    """The page of a record in which nothing is unusual, which are nearly all; None is no verdict."""
+    target, date = _TARGET.search(record, 0, block), _DATE.search(record, 0, block)
+    head = record.find(b"\r\n\r\n", block, block + _MAX_HEADER_BYTES) + 2 if response else block
+    if target is None or date is None or head < block or not record[:head].isascii():
+        return None
+    url = target[1].decode().removeprefix("<").removesuffix(">")
+    if not url or len(record) - head > max_bytes or record.find(b"\n ", 0, block) >= 0:
+        return None
+    if not response:
+        return Page(url, record[block:], "text/plain; charset=utf-8", date[1].decode())
+    status = _STATUS.match(record, block, head)
+    kinds = _CONTENT_TYPE.findall(record, block, head)
+    if (
+        not status
+        or not status[1].startswith(b"2")
+        or len(kinds) != 1
+        or _UNUSUAL.search(record, block, head)
+    ):
+        return None
+    return Page(url, record[head + 2 :], kinds[0].decode(), date[1].decode())
+
+
+def _capitals(word: bytes) -> bytes:
+    return word.upper() if word.lower() in (b"warc", b"uri", b"id") else word.capitalize()
+
+
+def _any_page(record: bytes, block: int, response: bool, report: Report, max_bytes: int) -> Page | None:
+    # names of headers may be written in any case, which FastWARC does not know
+    header = _NAMES.sub(lambda name: b"-".join(map(_capitals, name[0].split(b"-"))), record[:block])
+    record = header + record[block:]
     try:
         headers = WarcRecord.from_bytes(record).headers
     except OSError:
@@ -328,7 +415,7 @@ def parse_page(record: bytes, report: Report, max_bytes: int = MAX_RECORD_BYTES)
     if not url:
         report("no target uri")
         return None
-    if kind[1].lower() == b"conversion":
+    if not response:
         return Page(url, record[block:], "text/plain; charset=utf-8", headers.get("WARC-Date") or "")
     # Many archives keep a Transfer-Encoding or Content-Encoding header over a body already undone.
     bare_line_feeds = record.find(b"\r\n\r\n", block, block + _MAX_HEADER_BYTES) < 0
