@@ -21,7 +21,6 @@ from sishu.corpus.lessons import (
     make_lessons,
     name_words,
     renamed,
-    some_renamed,
     stem,
 )
 from sishu.corpus.pydoc_page import PydocObject, pydoc_objects
@@ -361,31 +360,3 @@ def test_a_stem_is_one_for_all_endings() -> None:
     assert {stem(word) for word in ("handle", "handles", "handled", "handler", "handling")} == {"handl"}
     assert {stem(word) for word in ("iterate", "iterator", "iteration", "iterating")} == {"iterat"}
     assert [stem(word) for word in ("use", "red", "is", "error")] == ["use", "red", "is", "err"]
-
-
-def test_some_conversations_are_under_made_up_names() -> None:
-    items = [
-        dict(
-            conversation(
-                Lesson(
-                    f"What is `os.{w}` for?", f"`os.{w}`: Do {w} what is given.", f"os.{w}", "function", "os"
-                )
-            )
-        )
-        for w in ("open", "close", "remove", "rename", "unlink") * 40
-    ]
-    topic = dict(conversation(Lesson("What is truth?", "`truth`: Testing it.", "truth", "topic", "truth")))
-    own = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "`a`: b"}]}
-    long = {**items[0], "messages": items[0]["messages"] * 2}
-    kept = [topic, own, {**own, "name": "a"}, long, {**items[0], "name": "another"}]
-    half = some_renamed([*items, *kept], 0.5, "1")
-    assert half[len(items) :] == kept
-    changed = [new for old, new in zip(items, half, strict=False) if new != old]
-    assert 80 <= len(changed) <= 120 and half == some_renamed([*items, *kept], 0.5, "1")
-    for new in changed:
-        question, answer = (message["content"] for message in new["messages"])
-        assert new["name"].startswith("os.") and question == f"What is `{new['name']}` for?"
-        assert answer.startswith(f"`{new['name']}`: Do ") and in_asked_form(answer)
-        assert (new["kind"], new["group"]) == ("function", "os")
-    assert some_renamed([*items, *kept], 0.0, "1") == [*items, *kept]
-    assert sum(old != new for old, new in zip(items, some_renamed(items, 1.0, "1"), strict=True)) > 150

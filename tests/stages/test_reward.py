@@ -13,7 +13,6 @@ from transformers import AutoModelForSequenceClassification
 from sishu.batches.conversations import write_conversations
 from sishu.config import build
 from sishu.console import UserError, set_quiet
-from sishu.corpus.lessons import Lesson, conversation
 from sishu.corpus.likeness import Likeness
 from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.models.decoder import Decoder, Scorer
@@ -195,26 +194,3 @@ def test_nothing_to_rank_is_named(tmp_path: Path, tiny_model_folder: Path) -> No
         Run(tmp_path / "run").begin("reward", "key", settings, inputs, seed=0) as (context, _),
     ):
         work(settings, context)
-
-
-def test_half_of_the_training_prompts_are_under_made_up_names(
-    tmp_path: Path, tiny_model_folder: Path
-) -> None:
-    def lesson(name: str) -> dict[str, object]:
-        return conversation(Lesson(f"What is `{name}` for?", f"`{name}`: A thing.", name, "function", "os"))
-
-    inputs = {"model": external_input(tiny_model_folder)}
-    for name, span in (("data", range(40)), ("held_out", range(100, 110))):
-        path = tmp_path / f"{name}.jsonl"
-        path.write_text(write_conversations([lesson(f"opener{i}") for i in span]), encoding="utf-8")
-        inputs[name] = external_input(path)
-    for share in (0.5, 0.0):
-        options = {"max_tokens": 4, "renamed": share, "train": {"steps": 1, "precision": "fp32"}}
-        run = Run(tmp_path / f"run-{share}")
-        with run.begin("reward", "key", build(RewardSettings, options), inputs, seed=0) as (context, figures):
-            figures |= work(build(RewardSettings, options), context)
-        names = [r["name"] for r in load_rankings(run.folder / "reward" / "rankings-train.jsonl")]
-        own = sum(name.startswith("opener") for name in names) / len(names)
-        assert 0.25 < own < 0.75 if share else own == 1
-        held_out = load_rankings(run.folder / "reward" / "rankings-validation.jsonl")
-        assert {r["name"] for r in held_out} <= {f"opener{i}" for i in range(100, 110)}

@@ -15,7 +15,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
 
 from sishu.corpus.docstring import first_sentences
 from sishu.corpus.document import Page
@@ -166,35 +165,6 @@ def renamed(lessons: Sequence[Lesson], seed: str, tokens: Iterable[str] = ()) ->
         answer, name = _exchanged(lesson.answer, new), _exchanged(lesson.name, new)
         result.append(replace(lesson, question="`".join(pieces), answer=answer, name=name))
     return result
-
-
-def some_renamed(
-    items: Sequence[dict[str, Any]], share: float, seed: str, tokens: Iterable[str] = ()
-) -> list[dict[str, Any]]:
-    """Conversations in their order, of which a `share` of those that are lessons (see `conversation`; topics
-    have no name to exchange) are under made-up names instead of their own."""
-    rng = random.Random(f"some renamed/{seed}")
-    result = list(items)
-    chosen = [i for i, item in enumerate(items) if _is_named_lesson(item) and rng.random() < share]
-    lessons = [_lesson(items[i]) for i in chosen]
-    for i, lesson in zip(chosen, renamed(lessons, seed, tokens), strict=True):
-        result[i] = dict(conversation(lesson))
-    return result
-
-
-def _lesson(item: Mapping[str, Any]) -> Lesson:
-    question, answer = (message["content"] for message in item["messages"])
-    return Lesson(question, answer, item["name"], item["kind"], item["group"])
-
-
-def _is_named_lesson(item: Mapping[str, Any]) -> bool:
-    return (
-        len(item["messages"]) == 2
-        and item.get("kind") in get_args(Kind)
-        and item["kind"] != "topic"
-        and {"name", "group"} <= item.keys()
-        and str(item["messages"][1]["content"]).startswith(f"`{item['name']}")
-    )
 
 
 def _exchanged(text: str, new: Mapping[str, str]) -> str:

@@ -26,15 +26,16 @@ from sishu.train.trainer import Trainer, TrainSettings
 
 
 class PpoTraining(TrainSettings):
-    """`batch` counts the answers learnt from in a step; Adam as the source papers set it."""
+    """`batch` counts the answers learnt from in a step; Adam as the source papers set it, but for the warmup:
+    its first updates are as large as they can be whatever the gradient, and here that is mostly noise."""
 
     steps: int = Field(28, ge=1)
     batch: int = Field(128, ge=1)
     micro_batch: int = Field(32, ge=1)
-    learning_rate: float = Field(2.5e-4, gt=0)
+    learning_rate: float = Field(3.5e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-5, gt=0)
-    warmup: float = Field(0.025, ge=0, le=1)
+    warmup: float = Field(0.15, ge=0, le=1)
     cooldown: float = Field(0.6, ge=0, le=1)
 
 
@@ -65,7 +66,7 @@ class PpoSettings(Section):
     """Discount of later rewards."""
     lam: float = Field(0.95, ge=0, le=1)
     """Of generalised advantage estimation."""
-    kl_coefficient: float = Field(0.08, ge=0)
+    kl_coefficient: float = Field(0.05, ge=0)
     """Where β starts: the weight of the divergence in the loss."""
     kl_target: float = Field(20.0, gt=0)
     """Divergence from the fine-tuned model to hold, in nats per answer."""

@@ -15,7 +15,7 @@ from sishu.batches.batch import Batch, shuffled
 from sishu.batches.conversations import Rankings, ranking_batch, read_conversations
 from sishu.config import Section
 from sishu.console import UserError, progress, say
-from sishu.corpus.lessons import damage, some_renamed
+from sishu.corpus.lessons import damage
 from sishu.corpus.likeness import Likeness
 from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.models.decoder import Scorer
@@ -63,9 +63,6 @@ class RewardSettings(Section):
     """Conversations (JSONL) whose answers rank first, instead of this run's."""
     prompts: int = Field(5000, ge=2)
     """Training prompts to rank answers for."""
-    renamed: float = Field(0.5, ge=0, le=1)
-    """Share of the training prompts that ask under made-up names, so that a name alone foretells no reward;
-    only for questions made from documentation."""
     held_out_prompts: int = Field(400, ge=1)
     """Held-out prompts to measure accuracy on."""
     max_tokens: int = Field(64, ge=1)
@@ -191,16 +188,12 @@ def work(s: RewardSettings, context: StageContext) -> dict[str, Any]:
     decoder.to(best_device())
     engine = Engine(decoder, tokenizer)
     sides = {}
-    tokens = [tokenizer.decode([i]) for i in range(tokenizer.vocabulary_size)]
-    for side, name, count, share in (
-        ("train", "data", s.prompts, s.renamed),
-        ("validation", "held_out", s.held_out_prompts, 0.0),
-    ):
-        items = some_renamed(read_conversations(context.inputs[name]), share, str(context.seed), tokens)
+    for side, count in (("train", s.prompts), ("validation", s.held_out_prompts)):
+        source = context.inputs["data" if side == "train" else "held_out"]
         sides[side] = _make_once(
             context.folder / f"rankings-{side}.jsonl",
-            lambda items=items, count=count: ranked_answers(
-                items, count, engine, s.max_tokens, context.seed, s.temperatures
+            lambda source=source, count=count: ranked_answers(
+                read_conversations(source), count, engine, s.max_tokens, context.seed, s.temperatures
             ),
         )
     if not sides["train"] or not sides["validation"]:
