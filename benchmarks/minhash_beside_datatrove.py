@@ -21,8 +21,9 @@ from datatrove.pipeline.dedup.minhash import MinhashConfig
 from datatrove.utils.hashing import HashConfig
 
 from sishu.corpus import charset, dedup
-from sishu.corpus.extract import TangledMarkup, html_to_text
+from sishu.corpus.extract import html_to_text
 from sishu.corpus.language import identify
+from sishu.corpus.markup import TangledMarkup
 from sishu.corpus.warc import read_pages
 
 RATES = (0.005, 0.01, 0.02, 0.03, 0.04)
@@ -48,7 +49,7 @@ def main() -> None:
     texts: dict[str, list[str]] = {"en": [], "zh": []}
     for page in read_pages(parser.parse_args().pages):
         try:
-            text = html_to_text(charset.decode(page.body, page.content_type)[0])
+            text = html_to_text(charset.decode(page.body, page.content_type)[0], "fast")
         except TangledMarkup:
             continue
         language = identify(text)[0].partition("-")[0]

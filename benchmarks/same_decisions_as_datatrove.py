@@ -27,8 +27,9 @@ from datatrove.pipeline.filters import (
 )
 
 from sishu.corpus import charset, heuristics
-from sishu.corpus.extract import TangledMarkup, html_to_text
+from sishu.corpus.extract import html_to_text
 from sishu.corpus.language import identify
+from sishu.corpus.markup import TangledMarkup
 from sishu.corpus.warc import read_pages
 
 MODULES = (gopher_repetition_filter, gopher_quality_filter, fineweb_quality_filter)
@@ -41,7 +42,7 @@ def english(paths: list[Path]) -> Iterator[str]:
     for path in paths:
         for page in read_pages(path):
             try:
-                text = html_to_text(charset.decode(page.body, page.content_type)[0])
+                text = html_to_text(charset.decode(page.body, page.content_type)[0], "fast")
             except TangledMarkup:
                 continue
             if text.strip() and text not in seen and identify(text)[0] == "en":

@@ -1,88 +1,61 @@
-"""HTML to readable text.
+"""HTML to readable text, in two tiers.
 
-The extractor is resiliparse's rule-based main-content mode. Two things are added: a linear pass
-over the markup that takes away what makes the parser slow (its time is quadratic in nesting depth
-and in attributes per tag: 200,000 nested `<div>` would run for minutes), and a rule for pages on
-which main content is not a notion that fits.
+`quality` cuts the page into blocks and asks a small model which of them are the page's own text
+(`main_text.py`). `fast` is the rule-based main-content mode of resiliparse, with full text for pages on which
+main content is not a notion that fits; it keeps more of pages that are all lists, such as those of an API.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
+from typing import Literal
 
 from resiliparse.extract.html2text import extract_plain_text
 
-MAX_TAG_CHARACTERS = 4096
-"""A longer tag keeps its name and loses its attributes (in practice: inline images and styles)."""
-MAX_DEPTH = 256
-"""Deeper elements are unwrapped: their text stays. libxml2 refuses documents at the same depth."""
-MAX_OPEN_FORMATTING = 16
-"""HTML5 parsers copy every open formatting element into each new paragraph, so these multiply."""
+from sishu.corpus.main_text import main_blocks
+from sishu.corpus.markup import REAL_TAB, tame_markup
+
+Tier = Literal["quality", "fast"]
+
 MIN_MAIN_SHARE = 0.2
 """Full text is taken where main content holds less than this share of it. On 391 pages of the wcxb
 development split, mean word F1 is .796 with main content alone, .721 with full text, and .833,
 .836, .831, .828 with this rule at .05, .2, .25, .3."""
 
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_TAG_START = re.compile(r"<(?:!--|!|\?|(/?)([a-zA-Z][^\s/>]*))")
-# A quotation mark opens a value only after an equals sign, as in HTML5; stray ones are common.
-_TAG_END = re.compile(r"""(?:[^>=]++|=\s*+"[^"]*+"|=\s*+'[^']*+'|=)*+>""")
-_UNREAD = {
-    # Not noscript and template: they may hold the page as a reader without JavaScript sees it.
-    name: re.compile(rf"</{name}(?![a-z0-9])", re.IGNORECASE)
-    for name in (
-        "script",
-        "style",
-        "svg",
-        "math",
-        "select",
-        "datalist",
-    )
-}
-_TO_THE_END = frozenset(("script", "style"))  # unclosed, they hide the rest of the page
-_NOT_NESTING = _names(
-    "area base br col embed hr img input link meta source track wbr "  # void
-    "p li dt dd tr td th thead tbody tfoot html head body"
-)
-_FORMATTING = _names("a b big code em font i nobr s small strike strong tt u")
-_BLOCKS = _names(
-    "address article aside blockquote button caption center dd details dir div dl dt fieldset "
-    "figcaption figure footer form frameset h1 h2 h3 h4 h5 h6 header hgroup iframe li listing main "
-    "marquee menu nav object ol p pre section summary table tbody td textarea tfoot th thead tr ul "
-    "applet xmp"
-)
-_DROPPED = _names("option optgroup frameset plaintext")
-_MAX_WALK = 1_000_000
 _SKIPPED = ['a[href^="file:"]']  # their text is a path on somebody's machine
-
-# Stands for a tab inside `<pre>`, to tell it from the tabs resiliparse puts between table cells.
-# From plane 15, because main-content mode drops lone symbols of the basic plane (permalink marks).
-_REAL_TAB = "\U000f0009"
+_ROWS = frozenset(("li", "tr", "dt", "dd", "td", "summary"))
+"""Blocks of which one follows the other without a blank line between."""
 
 
-class TangledMarkup(ValueError):
-    """Tags so badly nested that following them costs more than the page is worth."""
-
-
-def html_to_text(html: str) -> str:
+def html_to_text(html: str, tier: Tier = "quality") -> str:
     """Readable text of a page: paragraphs, lists and preformatted lines keep their line breaks.
 
-    Main content where the page has it, full text otherwise (`MIN_MAIN_SHARE`). No-break spaces
-    become spaces, lines have no trailing space, at most two blank lines follow each other.
+    No-break spaces become spaces, lines have no trailing space, at most two blank lines follow each other.
 
     Raises:
         TangledMarkup: markup built to be expensive.
     """
     tame = tame_markup(html)
+    return _tidy(_main_text(tame)) if tier == "quality" else _main_content(tame)
+
+
+def _main_text(html: str) -> str:
+    pieces: list[str] = []
+    above = ""
+    for block in main_blocks(html):
+        if pieces:
+            pieces.append("\n" if {above, block.tag} <= _ROWS and block.tag != "dt" else "\n\n")
+        pieces.append(block.text)
+        above = block.tag
+    return "".join(pieces)
+
+
+def _main_content(html: str) -> str:
+    """Main content where the page has it, full text otherwise (`MIN_MAIN_SHARE`)."""
     main, full = (
         _tidy(
             extract_plain_text(
-                tame,
+                html,
                 preserve_formatting=True,
                 main_content=main_content,
                 alt_texts=False,
@@ -94,102 +67,11 @@ def html_to_text(html: str) -> str:
     return full if len(main) < MIN_MAIN_SHARE * len(full) else main
 
 
-def tame_markup(html: str) -> str:
-    """The same page with bounded tag length and depth, and without scripts, styles and comments.
-
-    One pass, time linear in the length of `html`.
-
-    Raises:
-        TangledMarkup: closing tags that match nothing near them, more than a million steps' worth.
-    """
-    pieces: list[str] = []
-    stack: list[str] = []
-    open_count: Counter[str] = Counter()
-    unclosed: set[str] = set()
-    described = False
-    formatting = preformatted = unwrapped = walked = 0
-    position = 0
-    while match := _TAG_START.search(html, position):
-        text = html[position : match.start()]
-        if preformatted:
-            text = text.replace("\t", _REAL_TAB)
-        pieces.append(text)
-        closing, name = match[1] == "/", (match[2] or "").lower()
-        if not name:
-            position = _end_of_declaration(html, match)
-            continue
-        tag, position = _read_tag(html, match)
-        if name in _UNREAD and not closing and name not in unclosed:
-            end = _UNREAD[name].search(html, position)
-            if end:
-                position = html.find(">", end.end()) + 1 or len(html)
-            elif name in _TO_THE_END:
-                position = len(html)
-            else:
-                unclosed.add(name)
-            continue
-        if name in _UNREAD or name in _DROPPED:
-            continue
-        if name == "pre":
-            preformatted = max(0, preformatted + (-1 if closing else 1))
-        if name in _NOT_NESTING:
-            # A described term is followed by a blank line, so that entries of an API stay apart.
-            if not closing and name in ("dt", "dd"):
-                if described and name == "dt":
-                    pieces.append("<p></p>")
-                described = name == "dd"
-            pieces.append(tag)
-        elif not closing:
-            if len(stack) >= MAX_DEPTH or (name in _FORMATTING and formatting >= MAX_OPEN_FORMATTING):
-                unwrapped += 1
-                pieces.append(" ")
-                continue
-            stack.append(name)
-            open_count[name] += 1
-            formatting += name in _FORMATTING
-            pieces.append(tag)
-        elif unwrapped:
-            unwrapped -= 1
-        elif open_count[name]:
-            back = 1
-            # An inline tag closes nothing beyond the nearest block, in the parser and so here.
-            while (other := stack[-back]) != name and (name in _BLOCKS or other not in _BLOCKS):
-                back += 1
-            walked += back
-            if walked > _MAX_WALK:
-                raise TangledMarkup("tags are nested too badly to follow")
-            if other == name:
-                for other in stack[-back:]:
-                    open_count[other] -= 1
-                    formatting -= other in _FORMATTING
-                del stack[-back:]
-                pieces.append(tag)
-    pieces.append(html[position:])
-    return "".join(pieces)
-
-
-def _end_of_declaration(html: str, match: re.Match[str]) -> int:
-    """Position after a comment, doctype or instruction; an unclosed one ends the page."""
-    mark = "-->" if match[0] == "<!--" else ">"
-    # `<!-->` is a complete comment, so its dashes may serve both ends.
-    end = html.find(mark, match.start() + 2)
-    return len(html) if end < 0 else end + len(mark)
-
-
-def _read_tag(html: str, match: re.Match[str]) -> tuple[str, int]:
-    """The tag that `match` opens, bare if it is too long, and the position after it."""
-    end = _TAG_END.match(html, match.end())
-    stop = end.end() if end else len(html)
-    if stop - match.start() <= MAX_TAG_CHARACTERS:
-        return html[match.start() : stop], stop
-    return f"<{match[1]}{match[2][:64]}>", stop
-
-
 def _tidy(text: str) -> str:
     text = text.replace("\u00a0", " ").replace("\r\n", "\n").replace("\r", "\n")
     # resiliparse separates table cells with two tabs; in layout tables they lead the line.
     text = re.sub(r"(?m)^[ \t]*\t\t[ \t]*", "", text)
     text = re.sub(r" ?\t\t+ ?", "\t", text)
-    text = text.replace(_REAL_TAB, "\t")
+    text = text.replace(REAL_TAB, "\t")
     text = "\n".join(line.rstrip() for line in text.split("\n"))
     return re.sub(r"\n{4,}", "\n\n\n", text).strip("\n")
