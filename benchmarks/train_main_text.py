@@ -29,7 +29,8 @@ from safetensors.numpy import save_file
 
 from sishu.console import progress
 from sishu.corpus import charset
-from sishu.corpus.blocks import FEATURES, blocks_of
+from sishu.corpus.block_features import FEATURES, features_of
+from sishu.corpus.blocks import cut
 from sishu.corpus.main_text import Trees, most_likely
 from sishu.corpus.markup import TangledMarkup, tame_markup
 
@@ -109,10 +110,10 @@ def read(folder: Path) -> list[Example]:
             if not wanted:
                 continue
             try:
-                blocks, features = blocks_of(tame_markup(charset.decode(body)[0]))
+                page = cut(tame_markup(charset.decode(body)[0]))
             except TangledMarkup:
                 continue
-            texts = [block.text for block in blocks]
+            texts = [block.text for block in page.blocks]
             host = urlsplit(truth.get("url") or "").hostname or path.stem
             examples.append(
                 Example(
@@ -121,7 +122,7 @@ def read(folder: Path) -> list[Example]:
                     truth["_internal"]["page_type"]["primary"] if "_internal" in truth else "unknown",
                     hashlib.sha256(body).hexdigest()[:16],
                     texts,
-                    features,
+                    features_of(page),
                     shares(texts, wanted),
                     Counter(words(wanted)),
                 )
@@ -165,7 +166,10 @@ def as_trees(booster: lightgbm.Booster) -> Trees:
 
     for number, root in enumerate(dumped):
         place(number, 0, root)
-    return Trees(feature, threshold, leaf)
+    # the greatest float32 that is at most the threshold divides float32 values as the threshold does
+    near = threshold.astype(np.float32)
+    near = np.where(near > threshold, np.nextafter(near, np.float32(-np.inf)), near)
+    return Trees(feature, near, leaf)
 
 
 def f1(one: Example, trees: Trees) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sishu.corpus import charset, main_text
-from sishu.corpus.blocks import FEATURES
+from sishu.corpus.block_features import FEATURES
 from sishu.corpus.extract import Tier, html_to_text
 from sishu.corpus.main_text import BETA, MODEL, Trees, main_blocks, most_likely
 
@@ -22,7 +22,7 @@ from sishu.corpus.main_text import BETA, MODEL, Trees, main_blocks, most_likely
 def test_trees_come_to_the_leaf_their_thresholds_say() -> None:
     trees = Trees(
         feature=np.array([[0, 1, 1], [2, 0, 0]], np.int32),
-        threshold=np.array([[0.5, 1.0, 2.0], [0.0, np.inf, -1.0]]),
+        threshold=np.array([[0.5, 1.0, 2.0], [0.0, np.inf, -1.0]], np.float32),
         leaf=np.array([[1, 2, 3, 4], [10, 20, 30, 40]], np.float32),
     )
     rows = np.array([[0.5, 1.0, 0.0], [0.5, 1.5, 0.0], [0.6, 2.0, 1.0], [9.0, 3.0, 1.0]], np.float32)

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from sishu.corpus.blocks import FEATURES, Block, blocks_of
+from sishu.corpus.block_features import FEATURES, features_of
+from sishu.corpus.blocks import Block, cut
 
 BETA = 0.5
 """Of the F measure by which blocks are chosen. What surrounds a page's text does more harm to who learns from
@@ -31,7 +32,7 @@ class Trees:
 
     feature: NDArray[np.int32]
     """(trees, 2^depth - 1)"""
-    threshold: NDArray[np.float64]
+    threshold: NDArray[np.float32]
     """(trees, 2^depth - 1)"""
     leaf: NDArray[np.float32]
     """(trees, 2^depth)"""
@@ -39,15 +40,19 @@ class Trees:
     def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """The sum of the leaves that each row (rows, features) comes to, (rows,)."""
         trees, inner = self.feature.shape
-        first = np.arange(trees) * inner
+        number = np.arange(trees, dtype=np.int32)
+        first: NDArray[np.int32] = number * np.int32(inner)
         feature, threshold = self.feature.ravel(), self.threshold.ravel()
-        row = np.arange(len(features))[:, None] * features.shape[1]
+        row = np.arange(len(features), dtype=np.int32)[:, None] * np.int32(features.shape[1])
         values = features.ravel()
-        node = np.zeros((len(features), trees), np.int64)
+        node: NDArray[np.int32] = np.zeros((len(features), trees), np.int32)
         for _ in range((inner + 1).bit_length() - 1):
-            at = node + first
-            node = 2 * node + 1 + (values[row + feature[at]] > threshold[at])
-        leaves = self.leaf.ravel()[node - inner + np.arange(trees) * (inner + 1)]
+            at: NDArray[np.int32] = node + first
+            beyond = values.take(row + feature.take(at)) > threshold.take(at)
+            node += node
+            node += 1
+            node += beyond
+        leaves = self.leaf.take(node + (first + number - np.int32(inner)))
         total: NDArray[np.float64] = leaves.sum(axis=1, dtype=np.float64)
         return total
 
@@ -76,9 +81,9 @@ def most_likely(share: NDArray[np.float64], size: NDArray[np.float64]) -> NDArra
 
 def main_blocks(html: str) -> list[Block]:
     """The blocks that are the page's own text, in order."""
-    blocks, features = blocks_of(html)
-    if not blocks:
+    page = cut(html)
+    if not page.blocks:
         return []
-    share = 1 / (1 + np.exp(-_model()(features)))
-    size = np.array([len(block.text) for block in blocks], np.float64)
-    return [block for block, taken in zip(blocks, most_likely(share, size), strict=True) if taken]
+    share = 1 / (1 + np.exp(-_model()(features_of(page))))
+    size = np.array([len(block.text) for block in page.blocks], np.float64)
+    return [block for block, taken in zip(page.blocks, most_likely(share, size), strict=True) if taken]
