@@ -27,7 +27,7 @@ _AROUND = [
     *("aside", "figcaption", "button"),
     *(
         f'[class*="{word}"]'
-        for word in ("related", "newsletter", "recommend", "promo", "caption", "tags", "author", "byline")
+        for word in ("related", "newsletter", "recommend", "promo", "caption", "tags", "byline")
     ),
 ]
 """What surrounds main content although it stands among it."""
