@@ -1,9 +1,11 @@
 """Chinese news and notices as their sites serve them: what a reader would call the text, and nothing else.
 
-The expectations were written by hand, from the pages as a reader sees them: where the text begins and ends, and
-words of what stands around it.
+The expectations were written by hand, from the pages as a reader sees them: where the text begins and ends,
+and words of what stands around it.
 """
 
+import gzip
+import json
 import os
 import tarfile
 from functools import cache
@@ -11,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from sishu.corpus import charset
+from sishu.corpus import charset, heuristics
 from sishu.corpus.extract import html_to_text
+from sishu.corpus.language import identify
+from sishu.corpus.warc import read_pages
 
 EXPECTED = [
     (
@@ -78,12 +82,17 @@ EXPECTED = [
 ]
 
 
+def shared_data(name: str) -> Path:
+    default = Path(__file__).parents[3] / "shared" / "data"
+    folder = Path(os.environ.get("SISHU_TEST_DATA", default)) / name
+    if not folder.exists():
+        pytest.skip(f"needs ../shared/data/{name}")
+    return folder
+
+
 @cache
 def pages() -> dict[str, bytes]:
-    default = Path(__file__).parents[3] / "shared" / "data"
-    path = Path(os.environ.get("SISHU_TEST_DATA", default)) / "gne-zh-pages" / "gne-zh-pages.tar.gz"
-    if not path.exists():
-        pytest.skip("needs ../shared/data/gne-zh-pages")
+    path = shared_data("gne-zh-pages") / "gne-zh-pages.tar.gz"
     found = {}
     with tarfile.open(path) as archive:
         for member in archive:
@@ -104,3 +113,25 @@ def test_the_text_and_nothing_else(page: str, beginning: str, end: str, around: 
 def test_no_page_is_decoded_wrong() -> None:
     for name, body in pages().items():
         assert charset.decode(body)[0].count("\ufffd") == body.count("\ufffd".encode()), name
+
+
+def kept(texts: list[str]) -> float:
+    """Share of the texts that FineWeb's rules let through, with the limits for Chinese."""
+    return sum(heuristics.select(text, "zh-Hans").reason is None for text in texts) / len(texts)
+
+
+def test_clean_chinese_pages_are_kept_and_spam_is_not() -> None:
+    assert kept([html_to_text(charset.decode(body)[0]) for body in pages().values()]) >= 0.9
+    folder = shared_data("warc-docs")
+    with gzip.open(folder / "truth.jsonl.gz", "rt", encoding="utf-8") as lines:
+        kinds = {one["url"]: (one["kind"], one.get("lang")) for one in map(json.loads, lines)}
+    clean, spam = set(), set()
+    for page in read_pages(folder / "docs.warc.gz"):
+        if kinds.get(page.url) in (("wrapped", "zh"), ("zh_spam", None)):
+            text = html_to_text(charset.decode(page.body, page.content_type)[0])
+            if kinds[page.url][0] == "zh_spam":
+                spam.add(text)
+            elif identify(text)[0].startswith("zh"):  # others are hardly translated
+                clean.add(text)
+    assert len(clean) > 40 and kept(sorted(clean)) >= 0.9
+    assert len(spam) == 30 and kept(sorted(spam)) == 0

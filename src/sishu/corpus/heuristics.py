@@ -94,21 +94,25 @@ class Limits(BaseModel):
 
 ENGLISH = Limits()
 CHINESE = Limits(
+    max_duplicate_paragraphs=1,
+    max_duplicate_paragraph_characters=1,
     max_duplicate_lines=0.287,
+    max_duplicate_line_characters=1,
     max_top_ngram=(0.256, 0.201, 0.171),
     max_duplicated_ngram=(0.198, 0.182, 0.167, 0.154, 0.14, 0.127),
     min_mean_word=1,
     max_mean_word=5,
-    min_alphabetic_words=0.735,
+    min_alphabetic_words=0.65,
     stop_words=(*"的年在月是和日了於為有被人中为他與後也而由", "·"),
     min_ended_lines=0.106,
+    max_short_lines=1,
+    max_repeated_characters=0.1,
     max_newlines=0.178,
-    short_line=8,
 )
 """FineWeb-2's limits for `cmn_Hani` (Penedo et al. 2025, arXiv:2506.20920, derived from the distribution of
-each value over Chinese text), for words as a Chinese segmenter cuts them. FineWeb-2 has no C4 rules. A short
-line is shorter than its 30 characters: Chinese says the same in a quarter of the characters (the Universal
-Declaration of Human Rights: 0.25 simplified, 0.24 traditional)."""
+each value over Chinese text), for words as a Chinese segmenter cuts them. FineWeb-2 has no C4 rules, and none
+on duplicate paragraphs and short lines. One limit is lower than its .735: that on words with a letter, which
+four of sixty pages of Chinese news do not reach, being full of figures and dates."""
 
 
 def words(text: str, chinese: bool = False) -> list[str]:
