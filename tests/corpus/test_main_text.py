@@ -43,6 +43,14 @@ def test_the_choice_has_the_greatest_expected_f_measure() -> None:
     assert most_likely(np.array([0.01, 0.02]), np.array([5.0, 5.0])).tolist() == [False, True]
 
 
+def test_a_page_of_too_many_blocks_is_read_by_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = "<main>" + "".join(f"<p>This is the paragraph number {n}.</p>" for n in range(30)) + "</main>"
+    assert len(main_blocks(page) or []) >= 28
+    monkeypatch.setattr(main_text, "MOST_BLOCKS", 29)
+    assert main_blocks(page) is None
+    assert html_to_text(page) == html_to_text(page, "fast") != ""
+
+
 def test_a_model_of_other_features_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(main_text, "FEATURES", FEATURES[1:])
     main_text._model.cache_clear()

@@ -67,7 +67,7 @@ _CALLED = [(word, 1 << place) for place, words in enumerate(CALLED.values()) for
 _ADVERTISEMENT = re.compile(r"\bads?\b"), 1 << list(CALLED).index("advertisement")
 _HIDDEN = 1 << list(CALLED).index("hidden")
 
-_DEEPEST = 400
+_DEEPEST = 250
 """Tags in tags beyond which the text is read without them: browsers too give up, and so would Python."""
 
 # Stand for a new line and for the edge of a cell, which spaces of the source are not: from plane 15.

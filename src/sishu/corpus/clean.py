@@ -44,8 +44,8 @@ class CleanSettings(Section):
     extraction: Tier = Field(
         default="quality",
         description="How the text is taken out of HTML. quality: a small trained model tells a page's own "
-        "text from what surrounds it; fast: resiliparse's rules, in a third of the time, which keep more of "
-        "pages that are all lists.",
+        "text from what surrounds it; fast: resiliparse's rules, in three fifths of the time, which keep "
+        "more of pages that are all lists.",
     )
     min_characters: int = Field(default=100, ge=1, description="Shortest document to keep, in characters.")
     quality: Literal["none", "loose", "fineweb"] = Field(

@@ -13,6 +13,7 @@ from typing import Literal
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
+from sishu.corpus.blocks import Block
 from sishu.corpus.main_text import main_blocks
 from sishu.corpus.markup import REAL_TAB, tame_markup
 
@@ -38,19 +39,21 @@ _ROWS = frozenset(("li", "tr", "dt", "dd", "td", "summary"))
 def html_to_text(html: str, tier: Tier = "quality") -> str:
     """Readable text of a page: paragraphs, lists and preformatted lines keep their line breaks.
 
-    No-break spaces become spaces, lines have no trailing space, at most two blank lines follow each other.
+    Pages of more blocks than the model is asked about are read by the rules. No-break spaces become spaces,
+    lines have no trailing space, at most two blank lines follow each other.
 
     Raises:
         TangledMarkup: markup built to be expensive.
     """
     tame = tame_markup(html)
-    return _tidy(_main_text(tame)) if tier == "quality" else _main_content(tame)
+    blocks = main_blocks(tame) if tier == "quality" else None
+    return _main_content(tame) if blocks is None else _tidy(_joined(blocks))
 
 
-def _main_text(html: str) -> str:
+def _joined(blocks: list[Block]) -> str:
     pieces: list[str] = []
     above = ""
-    for block in main_blocks(html):
+    for block in blocks:
         if pieces:
             pieces.append("\n" if {above, block.tag} <= _ROWS and block.tag != "dt" else "\n\n")
         pieces.append(block.text)
