@@ -64,27 +64,34 @@ def _joined(blocks: list[Block]) -> str:
 def _main_content(html: str) -> str:
     """Main content where the page has it, full text otherwise (`MIN_MAIN_SHARE`)."""
     tree = HTMLTree.parse(html)
-    main, full = (
-        _tidy(
-            extract_plain_text(
-                tree,
-                preserve_formatting=True,
-                main_content=main_content,
-                alt_texts=False,
-                comments=False,
-                skip_elements=_LOCAL_PATHS + (_AROUND if main_content else []),
-            )
-        )
-        for main_content in (True, False)
-    )
+    main = _plain(tree, main_content=True, left_out=[*_LOCAL_PATHS, *_AROUND])
+    if len(main) >= MIN_MAIN_SHARE * len(html):  # no text is longer than its markup
+        return main
+    full = _plain(tree, main_content=False, left_out=_LOCAL_PATHS)
     return full if len(main) < MIN_MAIN_SHARE * len(full) else main
+
+
+def _plain(tree: HTMLTree, *, main_content: bool, left_out: list[str]) -> str:
+    return _tidy(
+        extract_plain_text(
+            tree,
+            preserve_formatting=True,
+            main_content=main_content,
+            alt_texts=False,
+            comments=False,
+            skip_elements=left_out,
+        )
+    )
 
 
 def _tidy(text: str) -> str:
     text = text.replace("\u00a0", " ").replace("\r\n", "\n").replace("\r", "\n")
     # resiliparse separates table cells with two tabs; in layout tables they lead the line.
-    text = re.sub(r"(?m)^[ \t]*\t\t[ \t]*", "", text)
-    text = re.sub(r" ?\t\t+ ?", "\t", text)
+    if "\t\t" in text:
+        text = re.sub(r"(?m)^[ \t]*\t\t[ \t]*", "", text)
+        text = re.sub(r" ?\t\t+ ?", "\t", text)
     text = text.replace(REAL_TAB, "\t")
-    text = "\n".join(line.rstrip() for line in text.split("\n"))
-    return re.sub(r"\n{4,}", "\n\n\n", text).strip("\n")
+    text = "\n".join([line.rstrip() for line in text.split("\n")])
+    if "\n\n\n\n" in text:
+        text = re.sub(r"\n{4,}", "\n\n\n", text)
+    return text.strip("\n")
