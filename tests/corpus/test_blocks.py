@@ -33,6 +33,12 @@ def test_no_markup_and_nothing() -> None:
     assert [block.text for block in cut("only words & signs").blocks] == ["only words & signs"]
 
 
+def test_text_in_the_deepest_tags_is_read_too() -> None:
+    page = "<div>" * 300 + "inside" + "</div>after" * 300
+    text = " ".join(block.text for block in cut(page).blocks)
+    assert text.count("inside") == 1 and text.count("after") == 300
+
+
 def test_noscript_is_read_and_local_paths_are_not() -> None:
     page = "<noscript><p>For all</p></noscript><p>See <a href='file:///home/ann/x'>/home/ann/x</a> now</p>"
     assert [block.text for block in cut(page).blocks] == ["For all", "See now"]

@@ -200,6 +200,7 @@ class _Walk:
         if self._level >= _DEEPEST:
             for child in element:
                 self._say(" ".join(map(str, child.itertext())), linked, emphasised)
+                self._say(child.tail, linked, emphasised)
             return
         self._level += 1
         for child in element:
