@@ -26,7 +26,7 @@ from time import process_time
 import trafilatura
 
 from sishu.corpus import charset
-from sishu.corpus.extract import html_to_text
+from sishu.corpus.extract import Tier, html_to_text
 from sishu.corpus.main_text import MODEL
 from sishu.corpus.markup import TangledMarkup
 
@@ -35,9 +35,9 @@ Page = tuple[str, str, str]
 """Kind, HTML, wanted text."""
 
 
-def ours(html: str, tier: str) -> str:
+def ours(html: str, tier: Tier) -> str:
     try:
-        return html_to_text(html, tier)  # type: ignore[arg-type]
+        return html_to_text(html, tier)
     except TangledMarkup:
         return ""
 

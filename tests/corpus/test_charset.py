@@ -3,9 +3,7 @@
 import gzip
 import html
 import json
-import os
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,6 +11,7 @@ from hypothesis import strategies as st
 
 from sishu.corpus.charset import decode
 from sishu.corpus.warc import read_pages
+from tests.shared_data import shared_data
 
 CHINESE = "这一章讨论大规模部署系统，而不是安装单台计算机。我们学习手动创建卷，以便日后修改最初的选择。"
 TRADITIONAL = "這一章討論大規模部署系統，而不是安裝單台電腦。我們學習手動建立磁碟區，以便日後修改。"
@@ -114,10 +113,7 @@ def test_utf8_round_trip(text: str) -> None:
 
 
 def test_real_pages_with_known_text() -> None:
-    default = Path(__file__).parents[3] / "shared" / "data"
-    folder = Path(os.environ.get("SISHU_TEST_DATA", default)) / "warc-docs"
-    if not folder.exists():
-        pytest.skip("needs ../shared/data/warc-docs")
+    folder = shared_data("warc-docs")
     truth = {}
     with gzip.open(folder / "truth.jsonl.gz") as file:
         for line in file:

@@ -6,7 +6,6 @@ and words of what stands around it.
 
 import gzip
 import json
-import os
 import tarfile
 from functools import cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from sishu.corpus import charset, heuristics
 from sishu.corpus.extract import html_to_text
 from sishu.corpus.language import identify
 from sishu.corpus.warc import read_pages
+from tests.shared_data import shared_data
 
 EXPECTED = [
     (
@@ -80,14 +80,6 @@ EXPECTED = [
     ("xinhuanet/1", "新华社巴黎12月9日电（记者唐霁）", "菲利普将于11日宣布退休", ["纠错", "责任编辑"]),
     ("zsnews/1", "2019年2月27日下午，佛山顺德区大良街道", "促进金融街进一步发展", ["版权所有", "上一篇"]),
 ]
-
-
-def shared_data(name: str) -> Path:
-    default = Path(__file__).parents[3] / "shared" / "data"
-    folder = Path(os.environ.get("SISHU_TEST_DATA", default)) / name
-    if not folder.exists():
-        pytest.skip(f"needs ../shared/data/{name}")
-    return folder
 
 
 @cache

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
-from pathlib import Path
 
 import pytest
 
 from sishu.corpus.language import chinese_script, identify, is_one_of, is_unsegmented
+from tests.shared_data import shared_data
 
 
 @pytest.mark.parametrize(
@@ -95,11 +94,7 @@ DECLARATION = {  # files of the Universal Declaration of Human Rights, one langu
 
 def test_the_declaration_of_human_rights() -> None:
     """Every whole text, and nearly every paragraph: East Asian ones and the Chinese scripts told apart."""
-    default = Path(__file__).parents[3] / "shared" / "data"
-    path = Path(os.environ.get("SISHU_TEST_DATA", default)) / "nltk-corpora" / "udhr2.zip"
-    if not path.exists():
-        pytest.skip("needs ../shared/data/nltk-corpora/udhr2.zip")
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(shared_data("nltk-corpora/udhr2.zip")) as archive:
         texts = {code: archive.read(f"udhr2/{name}.txt").decode() for name, code in DECLARATION.items()}
     assert {code: identify(text)[0] for code, text in texts.items()} == {code: code for code in texts}
     for code in ("zh-Hans", "zh-Hant", "ja", "ko"):

@@ -1,10 +1,8 @@
 """The model of what is a page's own text: its trees, its choice, and its figures on pages it has not seen."""
 
 import csv
-import io
 import itertools
 import json
-import os
 import re
 import tarfile
 from collections import Counter
@@ -17,6 +15,7 @@ from sishu.corpus import charset, main_text
 from sishu.corpus.block_features import FEATURES
 from sishu.corpus.extract import Tier, html_to_text
 from sishu.corpus.main_text import BETA, MODEL, Trees, main_blocks, most_likely
+from tests.shared_data import shared_data
 
 
 def test_trees_come_to_the_leaf_their_thresholds_say() -> None:
@@ -84,19 +83,15 @@ def test_chinese_page() -> None:
 
 def wcxb(pages: set[str]) -> dict[str, tuple[str, str]]:
     """The HTML and the wanted text of some pages of the benchmark."""
-    default = Path(__file__).parents[3] / "shared" / "data"
-    path = Path(os.environ.get("SISHU_TEST_DATA", default)) / "wcxb" / "wcxb-dev.tar.xz"
-    if not path.exists():
-        pytest.skip("needs ../shared/data/wcxb")
+    path = shared_data("wcxb/wcxb-dev.tar.xz")
     found: dict[str, dict[str, bytes]] = {}
     with tarfile.open(path, "r:xz") as archive:
         for member in archive:
             stem = Path(member.name).stem
             if stem in pages and member.isfile():
                 file = archive.extractfile(member)
-                found.setdefault(stem, {})[Path(member.name).suffix] = io.BytesIO(
-                    file.read() if file else b""
-                ).read()
+                assert file is not None
+                found.setdefault(stem, {})[Path(member.name).suffix] = file.read()
     return {
         name: (
             charset.decode(one[".html"])[0],

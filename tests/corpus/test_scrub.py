@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from sishu.corpus.extract import html_to_text
 from sishu.corpus.scrub import scrub
 from sishu.corpus.warc import read_pages
+from tests.shared_data import shared_data
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,4 @@ def test_planted_personal_data(shared: Path) -> None:
 
 @pytest.fixture
 def shared() -> Path:
-    default = Path(__file__).parents[3] / "shared" / "data"
-    folder = Path(os.environ.get("SISHU_TEST_DATA", default)) / "warc-docs"
-    if not folder.exists():
-        pytest.skip("needs ../shared/data/warc-docs")
-    return folder
+    return shared_data("warc-docs")

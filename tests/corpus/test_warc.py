@@ -1,7 +1,6 @@
 """Archives as they are found: cut, flipped, mislabelled, and merely large."""
 
 import gzip
-import os
 import random
 import zlib
 from collections import Counter
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from sishu.corpus import warc
 from sishu.corpus.document import Page
 from sishu.corpus.warc import read_pages
+from tests.shared_data import shared_data
 
 HTML = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
 
@@ -264,14 +264,6 @@ def test_any_damage_is_survived(tmp_path_factory, data, packed: bool) -> None:
     assert len(pages) + sum(reasons.values()) >= 1
     good = {page.url for page in pages if page.body in b"".join(records)}
     assert len(good) >= 1 or reasons
-
-
-def shared_data(name: str) -> Path:
-    default = Path(__file__).parents[3] / "shared" / "data"
-    folder = Path(os.environ.get("SISHU_TEST_DATA", default)) / name
-    if not folder.exists():
-        pytest.skip(f"needs ../shared/data/{name}")
-    return folder
 
 
 def test_real_files() -> None:

@@ -1,6 +1,6 @@
 """What tells a page's own text from what surrounds it: of each block some two hundred numbers.
 
-None of them depends on a language: how long a block is, how much of it are links, where it stands and in
+No word of the text is looked at: how long a block is, how much of it are links, where it stands and in
 what, how its neighbours are, and of what the page is made. After Kohlschütter et al. 2010, "Boilerplate
 Detection using Shallow Text Features", and Vogels et al. 2018, "Web2Text", arXiv:1801.02607.
 """
@@ -60,9 +60,12 @@ def _columns(blocks: list[Block], holders: Holders, title: str) -> Columns:
     columns |= _of_holders(holder, holders, total)
     columns |= _of_the_page(blocks, size, linked, holder, np.array(holders.parent))
     columns |= _of_neighbours(columns, holder, np.array(holders.parent)[holder], blocks)
-    for name, words in (("inside", INSIDE), ("called", list(CALLED)), ("around called", list(CALLED))):
-        attribute = {"inside": "inside", "called": "called", "around called": "called_around"}[name]
-        bits = np.array([getattr(block, attribute) for block in blocks])
+    for name, words, each in (
+        ("inside", INSIDE, [block.inside for block in blocks]),
+        ("called", list(CALLED), [block.called for block in blocks]),
+        ("around called", list(CALLED), [block.called_around for block in blocks]),
+    ):
+        bits = np.array(each)
         columns |= {
             f"{name} {word}": (bits >> place & 1).astype(np.float32) for place, word in enumerate(words)
         }
