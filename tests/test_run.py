@@ -341,7 +341,7 @@ def test_an_outside_folder_is_known_by_names_and_bytes_not_by_place(tmp_path: Pa
 KILLED_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
-from sishu.run import write_atomic
+from sishu.files import write_atomic
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 path = Path(sys.argv[1])

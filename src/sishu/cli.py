@@ -11,6 +11,7 @@ import typer
 
 from sishu.config import merge, parse_overrides
 from sishu.console import UserError, say, set_quiet, show_table, warn
+from sishu.files import is_disk_full
 from sishu.road import (
     RECIPE_FILE,
     STAGES,
@@ -21,7 +22,7 @@ from sishu.road import (
     stage_overrides,
     walk,
 )
-from sishu.run import Run, is_disk_full, is_memory_full
+from sishu.run import Run, is_memory_full
 from sishu.serve.chat import checked_sampling, talk
 from sishu.serve.models_of_run import engines_of, models_of
 from sishu.stages.plan import show_plan

@@ -13,8 +13,9 @@ from pydantic import Field, field_validator, model_validator
 from sishu.config import Section, build, merge, read_yaml, to_yaml
 from sishu.console import UserError, say, show_table
 from sishu.evaluate import eval as eval_stage
+from sishu.files import write_atomic
 from sishu.report import report as report_stage
-from sishu.run import Input, Run, check_external, external_input, stage_key, write_atomic
+from sishu.run import Input, Run, check_external, external_input, stage_key
 from sishu.stages import corpus as corpus_stage
 from sishu.stages import crawl as crawl_stage
 from sishu.stages import ppo as ppo_stage

@@ -9,11 +9,8 @@ carries that key; anything else starts it afresh.
 from __future__ import annotations
 
 import ast
-import errno
-import hashlib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import re
@@ -35,6 +32,7 @@ from pydantic import BaseModel
 
 from sishu.config import to_yaml
 from sishu.console import Metrics, UserError
+from sishu.files import dump_json, file_digest, is_disk_full, read_json, sha256, write_atomic
 
 MANIFEST, BEGUN, CONFIG = "manifest.json", "begun.json", "config.yaml"
 
@@ -197,9 +195,13 @@ class Run:
         return Input(self.folder / stage / path, sha256(dump_json(files).encode()))
 
 
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+
+
 def check_external(path: Path) -> None:
-    """Raises UserError when a file or folder from outside the run is missing, or is an empty folder."""
-    if path.is_file():
+    """Raises UserError when a file or folder from outside the run is missing, or is an empty folder. Whether
+    there is something at an address (https://…, s3://…) is found out when it is read."""
+    if path.is_file() or (_ADDRESS.match(str(path)) and not path.exists()):
         return
     if not path.is_dir():
         raise UserError(f"There is no file or folder {path}: check the path.")
@@ -208,10 +210,13 @@ def check_external(path: Path) -> None:
 
 
 def external_input(path: Path) -> Input:
-    """A file or folder from outside the run; raises UserError when it is missing or an empty folder."""
+    """A file or folder from outside the run; raises UserError when it is missing or an empty folder. What
+    lies at an address is taken to stay as it is."""
     check_external(path)
     if path.is_file():
         return Input(path, file_digest(path))
+    if not path.is_dir():
+        return Input(path, sha256(str(path).encode()))
     files = {str(file.relative_to(path)): file_digest(file) for file in sorted(_visible_files(path))}
     return Input(path, sha256(dump_json(files).encode()))
 
@@ -281,54 +286,10 @@ def _is_module(name: str) -> bool:
         return False
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, of whatever library, says that the disk is full."""
-    return (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or (
-        "No space left on device" in str(error)
-    )
-
-
 def is_memory_full(error: BaseException) -> bool:
     """Whether an error says that the memory, of the machine or of its GPU, is full."""
     words = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in str(error) for w in words)
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there whole or not at all, even when the machine stops."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content.encode("utf-8") if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def dump_json(data: Any) -> str:
-    """JSON for people to read, keys in the order given."""
-    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of a run; raises UserError when it is damaged."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): delete its folder and run again.") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{path} is damaged: delete its folder and run again.")
-    return data
-
-
-def sha256(data: bytes) -> str:
-    """Hexadecimal SHA-256."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def versions() -> dict[str, str]:

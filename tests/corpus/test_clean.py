@@ -9,7 +9,8 @@ import pydantic
 import pytest
 
 from sishu.console import UserError
-from sishu.corpus.clean import CleanSettings, clean
+from sishu.corpus.clean import clean
+from sishu.corpus.clean_settings import CleanSettings
 from sishu.corpus.document import Document, Page, document_id
 from sishu.corpus.table import read_split
 
@@ -89,7 +90,7 @@ def test_figures_files_and_funnel_agree(tmp_path: Path) -> None:
 
     funnel = json.loads((tmp_path / "funnel.json").read_text())
     assert funnel["damaged"] == {"broken record": 2}
-    names = ["decode", "html to text", "scrub", "language", "quality", "exact duplicates",
+    names = ["decode", "html to text", "language", "quality", "scrub", "exact duplicates",
              "repeated passages", "near duplicates"]  # fmt: skip
     assert [step["name"] for step in funnel["steps"]] == names
     for step, following in zip(funnel["steps"], funnel["steps"][1:], strict=False):
@@ -119,7 +120,7 @@ def test_finewebs_rules_refuse_more_and_cut_lines(tmp_path: Path) -> None:
     menu = "Home\nRead our privacy policy first.\n"
     items = [
         Document(document_id("a"), "a", "", menu + PROSE),
-        Document(document_id("b"), "b", "", "Cup. " * 60),
+        Document(document_id("b"), "b", "", "The cup that you have of it. " * 60),
     ]
     kept = {}
     for quality in ("none", "loose", "fineweb"):

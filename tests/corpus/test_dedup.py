@@ -31,8 +31,31 @@ def edited(text: str, rate: float, seed: int = 0) -> str:
 
 
 def test_exact_ignores_case_and_space_only() -> None:
-    digests = [dedup.text_digest(t) for t in ("A b\nc", "a  B c ", "a b d", "A b\nc")]
-    assert dedup.first_with_digest(digests) == [0, 0, 2, 0]
+    digests = b"".join(dedup.text_digest(t) for t in ("A b\nc", "a  B c ", "a b d", "A b\nc"))
+    rows = numpy.frombuffer(digests, numpy.uint64).reshape(-1, 2)
+    assert dedup.first_of_each(rows).tolist() == [0, 0, 2, 0]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2))))
+def test_the_first_of_equal_rows(rows: list[tuple[int, int]]) -> None:
+    first = dedup.first_of_each(numpy.array(rows, numpy.uint64).reshape(-1, 2))
+    assert first.tolist() == [rows.index(row) for row in rows]
+
+
+@given(st.integers(1, 12).flatmap(lambda n: st.lists(st.lists(st.integers(0, 5), min_size=n, max_size=n))))
+def test_clusters_are_the_connected_components(rounds: list[list[int]]) -> None:
+    count = len(rounds[0]) if rounds else 3
+    clusters = dedup.Clusters(count)
+    members = [{index} for index in range(count)]
+    for keys in rounds:
+        clusters.join(numpy.array(keys, numpy.uint64))
+        for one in range(count):
+            for other in range(one):
+                if keys[one] == keys[other] and members[one] is not members[other]:
+                    members[other] |= members[one]
+                    for index in members[one]:
+                        members[index] = members[other]
+    assert clusters.first.tolist() == [min(group) for group in members]
 
 
 @pytest.mark.parametrize("make", [prose, hanzi])
@@ -86,56 +109,3 @@ def test_nothing_depends_on_the_hash_seed() -> None:
         for seed in ("1", "2")
     }
     assert len(outputs) == 1
-
-
-def test_passages_of_three_lines_are_cut_and_two_are_not() -> None:
-    menu = "Methods inherited from Base\n\n__init__(self)\nInitialize it.\n"
-    passages = dedup.PassageFilter()
-    assert passages.cut(menu + "First own text.") == menu + "First own text."
-    assert passages.cut("Before.\n" + menu + "After.") == "Before.\nAfter."
-    two = "Methods inherited from Base\n__init__(self)\nSomething else."
-    assert passages.cut(two) == two
-
-
-def test_passages_repeated_in_one_text_are_cut() -> None:
-    passage = "line one\nline two\nline three\n"
-    assert dedup.PassageFilter().cut(passage + "middle\n" + passage + "end") == passage + "middle\nend"
-
-
-def test_trivial_lines_neither_count_nor_break_a_passage() -> None:
-    passages = dedup.PassageFilter()
-    braces = "}\n)\n;\n--\n" * 5
-    assert passages.cut(braces) == braces
-    assert passages.cut(braces) == braces
-    passages.cut("alpha one\nbeta two\ngamma three")
-    assert passages.cut("own\nalpha one\n}\nbeta two\n\ngamma three\nown too") == "own\nown too"
-
-
-def test_chinese_passages() -> None:
-    poem = "床前明月光\n疑是地上霜\n举头望明月\n低头思故乡"
-    passages = dedup.PassageFilter()
-    assert passages.cut(poem) == poem
-    assert passages.cut("静夜思\n" + poem) == "静夜思"
-
-
-@given(st.lists(st.lists(st.sampled_from(["aaa", "bbb", "ccc", "", "}"]), max_size=8), max_size=6))
-def test_no_passage_survives_twice(documents: list[list[str]]) -> None:
-    passages = dedup.PassageFilter()
-    texts = ["\n".join(lines) for lines in documents]
-    kept = [passages.cut(text) for text in texts]
-    again = dedup.PassageFilter()
-    for text in texts:
-        again.cut(text)
-    assert all(len(cut) <= len(text) for cut, text in zip(kept, texts, strict=True))
-    assert not any(again.cut(text) != text and len(text.split()) < 3 for text in texts)
-
-
-def test_page_edges_shared_by_a_site_are_cut() -> None:
-    pages = [
-        f"Index : Topics\n\nPage number {i}\nbody {i}\nmore {i}\nend {i}\nCopyright Us" for i in range(12)
-    ]
-    cut = dedup.cut_page_edges([*pages, "Index : Topics\nown"], ["a"] * 12 + ["b"])
-    assert cut[3] == "Page number 3\nbody 3\nmore 3\nend 3"
-    assert cut[12] == "Index : Topics\nown"
-    assert dedup.cut_page_edges(pages[:5], ["a"] * 5) == pages[:5]
-    assert dedup.cut_page_edges(pages, [""] * 12) == pages

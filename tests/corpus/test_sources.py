@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import pickle
 from pathlib import Path
 
 import pyarrow
@@ -12,8 +13,15 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from sishu.console import UserError
+from sishu.corpus import sources
 from sishu.corpus.document import Document, Page, document_id
-from sishu.corpus.sources import read_documents_or_pages
+from sishu.corpus.sources import Input, list_inputs, read_documents_or_pages, read_input
+
+ARC = (
+    b"filedesc://x.arc 0.0.0.0 20080102030405 text/plain 9\n1 0 S\nURL\n\n"
+    b"http://a.org/ 1.2.3.4 20080102030405 text/html 46\n"
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\nhi\n"
+)
 
 
 def read(path: Path) -> tuple[list[Page | Document], list[str]]:
@@ -107,3 +115,47 @@ def test_nothing_to_read_names_the_path_and_the_kinds(tmp_path: Path, make: str)
     with pytest.raises(UserError, match=r"\.jsonl") as error:
         read(path)
     assert str(path) in str(error.value)
+
+
+def test_inputs_are_the_same_wherever_the_folder_lies(tmp_path: Path) -> None:
+    found = []
+    for folder in (tmp_path / "a", tmp_path / "elsewhere" / "b"):
+        (folder / "sub").mkdir(parents=True)
+        for name in ("sub/a.txt", "b.txt", "sub.txt", ".no.txt", "sub/x.bin"):
+            (folder / name).write_text("text")
+        found.append(list_inputs(folder))
+    assert [[one.name for one in inputs] for inputs in found] == [["b.txt", "sub.txt", "sub/a.txt"]] * 2
+    assert found[0][2] == Input("sub/a.txt", str(tmp_path / "a" / "sub" / "a.txt"), 4)
+    assert list_inputs(str(tmp_path / "a")) == found[0] == list_inputs((tmp_path / "a").as_uri())
+    assert pickle.loads(pickle.dumps(found[0])) == found[0]
+    reports: list[str] = []
+    items = [item for one in found[1] for item in read_input(one, reports.append)]
+    assert items == list(read_documents_or_pages(tmp_path / "a", reports.append)) and not reports
+    Path(found[0][0].location).unlink()
+    assert list(read_input(found[0][0], reports.append)) == []
+    assert len(reports) == 1 and reports[0].startswith("unreadable file: b.txt (")
+
+
+def test_more_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.markdown").write_text("# 私塾", encoding="utf-8")
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress("学而时习之".encode("gb18030") * 9))
+    (tmp_path / "c.arc.gz").write_bytes(gzip.compress(ARC))
+    (tmp_path / "d.warc").write_bytes(ARC)
+    items, reports = read(tmp_path)
+    assert [item.url for item in items] == ["a.markdown", "b.txt.gz", "http://a.org/", "http://a.org/"]
+    assert isinstance(items[1], Document) and items[1].text == "学而时习之" * 9 and not reports
+    assert all(
+        kind in sources.KINDS.split() for kind in (".arc.gz", ".pdf", ".arrow", ".paths.gz", ".jsonl.zst")
+    )
+
+
+def test_files_too_large_to_hold_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MAX_TEXT_BYTES", 1000)
+    monkeypatch.setattr(sources, "MAX_RECORD_BYTES", 1000)
+    (tmp_path / "a.txt").write_text("x" * 1001)
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"x" * 3_000_000))
+    (tmp_path / "c.html").write_text("x" * 1001)
+    (tmp_path / "d.txt").write_text("x" * 1000)
+    items, reports = read(tmp_path)
+    assert [item.url for item in items] == ["d.txt"]
+    assert reports == ["text file too large: a.txt", "text file too large: b.txt.gz", "oversized: c.html"]

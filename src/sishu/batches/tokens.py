@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from sishu.batches.batch import Batch, Stateless, draw, shuffled
-from sishu.run import write_atomic
+from sishu.files import write_atomic
 from sishu.tokenizer.tokenizer import Tokenizer
 
 Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]

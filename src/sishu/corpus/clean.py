@@ -1,88 +1,36 @@
-"""From pages to documents fit to learn from: the cleaning pipeline and its settings."""
+"""From pages to documents fit to learn from: the cleaning pipeline from end to end.
+
+Steps: decode, html to text, scrub, language, quality for each document; then, over all of them sorted by id,
+exact duplicates, repeated passages, near duplicates; then the split. The work is cut into tasks (`plan.py`)
+whose results lie in a folder, so that it can be stopped anywhere and gone on with.
+"""
 
 from __future__ import annotations
 
-import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, field_validator
-
-from sishu.config import Section
 from sishu.console import UserError, counted
-from sishu.corpus import charset, dedup, heuristics, language, quality
-from sishu.corpus.document import Document, Page, document_id
-from sishu.corpus.extract import Tier, html_to_text
-from sishu.corpus.funnel import EXCERPT, Funnel, Rejected
-from sishu.corpus.scrub import scrub
-from sishu.corpus.split import split_documents
-from sishu.corpus.table import write_documents
+from sishu.corpus import buckets, comparisons
+from sishu.corpus.clean_settings import CleanSettings
+from sishu.corpus.document import Document, Page
+from sishu.corpus.engines import Engine, Here
+from sishu.corpus.funnel import Funnel
+from sishu.corpus.parts import clean_items, sort_shelves
+from sishu.corpus.plan import Plan, make_plan
+from sishu.corpus.sources import KINDS, Input
+from sishu.corpus.split import cut_tail
+from sishu.corpus.table import DocumentsWriter
+from sishu.corpus.tasks import PART, note_done, undone
+from sishu.files import whole
 
 MIN_TOTAL = 1000
 """Characters of clean text below which there is nothing to learn."""
-
-_HTML_TYPES = frozenset(("text/html", "application/xhtml+xml"))
-_HTML_START = re.compile(r"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.I | re.S)
-
-
-class CleanSettings(Section):
-    """What to keep of the pages, and how much of it to hold out for validation."""
-
-    languages: list[str] = Field(
-        default=[],
-        description="Languages to keep, by ISO 639 code, such as en or zh; zh-Hans and zh-Hant are Chinese "
-        "in one of its scripts; empty: all.",
-    )
-    min_language_score: float = Field(
-        default=0.0, ge=0, le=1, description="Lowest probability of the identified language."
-    )
-    extraction: Tier = Field(
-        default="quality",
-        description="How the text is taken out of HTML. quality: a small trained model tells a page's own "
-        "text from what surrounds it; fast: resiliparse's rules, in three fifths of the time, which keep "
-        "more of pages that are all lists.",
-    )
-    min_characters: int = Field(default=100, ge=1, description="Shortest document to keep, in characters.")
-    quality: Literal["none", "loose", "fineweb"] = Field(
-        default="loose",
-        description="Rules on what is fit to learn from. loose: a few of Gopher's, wide enough for "
-        "documentation; fineweb: all of Gopher's, C4's and FineWeb's (FineWeb-2's for Chinese), which also "
-        "cut lines, for English and Chinese pages from anywhere, other languages being refused; none: keep "
-        "everything.",
-    )
-    near_duplicates: bool = Field(
-        default=True, description="Drop pages that say nearly the same as an earlier one."
-    )
-    repeated_passages: bool = Field(
-        default=True, description="Cut runs of three lines or more that occurred before."
-    )
-    held_out: float = Field(
-        default=0.05, gt=0, le=0.5, description="Share of the documents held out for validation."
-    )
-    held_out_group: str = Field(
-        default="",
-        description="Regular expression on the URL with one capturing group; documents for which "
-        "it captures the same are held out, or not, together. Empty: each document for itself.",
-    )
-    keep_rejects: int = Field(
-        default=20, ge=0, description="Refused documents to show for each step, in rejects.jsonl."
-    )
-
-    @field_validator("held_out_group")
-    @classmethod
-    def _one_group(cls, pattern: str) -> str:
-        try:
-            groups = re.compile(pattern).groups
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from error
-        if pattern and groups != 1:
-            raise ValueError(f"needs exactly one capturing group, has {groups}")
-        return pattern
+WORK = ".work"
+"""The folder in which the work lies until it is done; hidden, so that it is no result."""
 
 
 def clean(
@@ -93,18 +41,52 @@ def clean(
     damaged: Sequence[str] = (),
     on_document: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Cleans a stream of pages and documents into the folder `out`.
-
-    Steps: decode, html to text, scrub, language, quality for each document as it comes; then, over
-    all of them sorted by id, exact duplicates, repeated passages, near duplicates; then the split.
-    Writes documents.parquet (the same bytes for the same items in any order), funnel.json and
-    rejects.jsonl.
+    """Cleans a stream of pages and documents into the folder `out`, in this process.
 
     Args:
-        items: consumed once, one at a time; what is left of each stays in memory.
-        out: made if need be.
+        items: consumed once, one at a time.
+        out: made if need be; see `clean_inputs` for what is written.
         damaged: the list to which the reader of `items` adds a line `reason: place` for each record
             it skipped; read when `items` has ended.
+        on_document: called with the number of items done so far.
+
+    Returns and raises what `clean_inputs` does.
+    """
+    shutil.rmtree(out / WORK, ignore_errors=True)
+    plan = Plan(out / WORK, settings, ((),), 1)
+    plan.save()
+    done = 0
+
+    def watch(item: int) -> None:
+        nonlocal done
+        if item < 0 and on_document:
+            done += 1
+            on_document(done)
+
+    note_done(plan, PART, 0, clean_items(plan, 0, ((item, "") for item in items), Counter(), watch))
+    return _finish(plan, out, Here(), _reasons(damaged))
+
+
+def clean_inputs(
+    inputs: Sequence[Input],
+    out: Path,
+    settings: CleanSettings,
+    engine: Engine,
+    *,
+    damaged: Sequence[str] = (),
+    on_document: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Cleans input files into the folder `out`; goes on where the same work was stopped there before.
+
+    Writes documents.parquet (the same bytes for the same inputs in any order, by any engine), refused.parquet
+    with what became of the others, funnel.json, rejects.jsonl and edits.jsonl.
+
+    Args:
+        inputs: as `list_inputs` gives them.
+        out: made if need be.
+        settings: what to keep.
+        engine: who does the work.
+        damaged: a line `reason: place` for each input that was not even listed.
         on_document: called with the number of items done so far.
 
     Returns:
@@ -112,174 +94,110 @@ def clean(
         records and scrubbed addresses by reason; documents by language.
 
     Raises:
-        UserError: less than 1,000 characters of clean text.
+        UserError: nothing that can be read, or less than 1,000 characters of clean text.
     """
-    funnel = Funnel(settings.keep_rejects)
+    plan = make_plan(out / WORK, settings, inputs)
+    there = plan.folder / "plan.json"
+    if not there.is_file() or there.read_text(encoding="utf-8") != plan.as_json():
+        shutil.rmtree(plan.folder, ignore_errors=True)
+        plan.save()
+    _do(plan, PART, engine, on_document)
+    if not any(plan.result(PART, part)["items"] for part in range(len(plan.parts))):
+        names = inputs[0].name if len(inputs) == 1 else f"each of the {len(inputs):,} files"
+        raise UserError(f"{names} holds no text that can be read; files may be {KINDS}")
+    return _finish(plan, out, engine, _reasons(damaged))
+
+
+def _finish(plan: Plan, out: Path, engine: Engine, damaged: Counter[str]) -> dict[str, Any]:
+    """All that follows when each document has been cleaned for itself."""
     scrubbed: Counter[str] = Counter()
-    documents = []
-    for count, item in enumerate(items, 1):
-        if document := _clean_one(item, settings, funnel, scrubbed):
-            documents.append(document)
-        if on_document:
-            on_document(count)
-    documents.sort(key=lambda d: (d.id, d.url, d.date, d.text))
-    documents = _drop_duplicates(
-        "exact duplicates",
-        documents,
-        lambda: dedup.first_with_digest(dedup.text_digest(d.text) for d in documents),
-        funnel,
-    )
-    if settings.repeated_passages:
-        documents = _cut_passages(documents, settings.min_characters, funnel)
-    if settings.near_duplicates:
-        documents = _drop_duplicates(
-            "near duplicates",
-            documents,
-            lambda: dedup.near_duplicates([d.text for d in documents]),
-            funnel,
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    skipped = dict(sorted(Counter(line.partition(": ")[0] for line in damaged).items()))
+    funnel = Funnel(plan.settings.keep_rejects)
+    for part in range(len(plan.parts)):
+        result = plan.result(PART, part)
+        funnel.merge(result["funnel"])
+        damaged.update(result["damaged"])
+        scrubbed.update(result["scrubbed"])
+    sort_shelves(plan)
+    _do(plan, "gather", engine)
+    plan.discard("shelves", "parquet")
+    comparisons.compare_texts(plan)
+    if plan.settings.repeated_passages:
+        _do(plan, "passages", engine)
+        comparisons.compare_passages(plan)
+    _do(plan, "settle", engine)
+    plan.discard("gathered", "parquet")
+    for bucket in range(plan.buckets):
+        funnel.merge(plan.result("settle", bucket)["funnel"])
+    if plan.settings.near_duplicates:
+        comparisons.compare_signatures(plan)
+    count, characters = comparisons.count(plan)
+    enough = characters >= MIN_TOTAL
+    sizes = _write(plan, out, funnel) if enough else Counter[tuple[str, str]]()
+    skipped = dict(sorted(damaged.items()))
     funnel.write(out, skipped)
-    characters = sum(len(d.text) for d in documents)
-    if characters < MIN_TOTAL:
+    if not enough:
         raise UserError(_too_little(characters, funnel))
-    train, validation = split_documents(documents, settings.held_out, settings.held_out_group)
-    write_documents(out / "documents.parquet", {"train": train, "validation": validation})
+    shutil.rmtree(plan.folder)
+    splits = {
+        split: {what: sizes[split, what] for what in ("documents", "characters")}
+        for split in ("train", "validation")
+    }
     return {
-        "documents": len(documents),
+        "documents": count,
         "characters": characters,
-        "train": _sizes(train),
-        "validation": _sizes(validation),
+        **splits,
         "rejected": funnel.reasons(),
         "damaged": skipped,
         "scrubbed": dict(sorted(scrubbed.items())),
-        "languages": dict(sorted(Counter(d.language for d in documents).items())),
+        "languages": {code: sizes["language", code] for kind, code in sorted(sizes) if kind == "language"},
     }
 
 
-def _clean_one(
-    item: Page | Document, settings: CleanSettings, funnel: Funnel, scrubbed: Counter[str]
-) -> Document | None:
-    """The steps that need no other document; None if one of them refused."""
-    size = len(item.body) if isinstance(item, Page) else len(item.text)
-    start = "" if isinstance(item, Page) else item.text[:EXCERPT]
-    origin = (document_id(item.url), item.url, start)
-    decoded = funnel.apply("decode", origin, size, lambda: _decode(item))
-    if decoded is None:
-        return None
-    document, is_html = decoded
-    funnel.passed("decode", len(document.text))
-
-    def extract(document: Document) -> Document:
-        text = html_to_text(document.text, settings.extraction) if is_html else document.text.strip("\n")
-        if not text.strip():
-            raise Rejected("no text")
-        return replace(document, text=text)
-
-    def scrub_text(document: Document) -> Document:
-        text, counts = scrub(document.text)
-        scrubbed.update(counts)
-        return replace(document, text=text)
-
-    def identify(document: Document) -> Document:
-        code, score = language.identify(document.text)
-        if settings.languages and not language.is_one_of(code, settings.languages):
-            raise Rejected("other language")
-        if score < settings.min_language_score:
-            raise Rejected("language uncertain")
-        return replace(document, language=code, language_score=score)
-
-    def judge(document: Document) -> Document:
-        if len(document.text) < settings.min_characters:
-            raise Rejected("too short")
-        text = document.text
-        if settings.quality == "fineweb":
-            selected = heuristics.select(text, document.language)
-            if selected.reason:
-                raise Rejected(selected.reason)
-            return replace(document, text=selected.text)
-        if settings.repeated_passages:
-            # What a later step will cut anyway must not condemn the page: API pages repeat a lot.
-            text = dedup.PassageFilter().cut(text)
-        if settings.quality == "loose" and (reason := quality.judge(text)):
-            raise Rejected(reason)
-        return document
-
-    steps = {"html to text": extract, "scrub": scrub_text, "language": identify, "quality": judge}
-    for name, step in steps.items():
-        origin = (document.id, document.url, document.text[:EXCERPT])
-        after = funnel.apply(name, origin, len(document.text), partial(step, document))
-        if after is None:
-            return None
-        funnel.passed(name, len(after.text))
-        document = after
-    return document
+def _reasons(damaged: Sequence[str]) -> Counter[str]:
+    return Counter(line.partition(": ")[0] for line in damaged)
 
 
-def _decode(item: Page | Document) -> tuple[Document, bool]:
-    """The document with its text undecorated or still in HTML, and whether it is HTML."""
-    if isinstance(item, Document):
-        return replace(item, url=_valid(item.url), text=_valid(item.text)), False
-    kind = item.content_type.partition(";")[0].strip().lower()
-    if kind and kind not in _HTML_TYPES and not kind.startswith("text/"):
-        raise Rejected("not a text page")
-    text = _valid(charset.decode(item.body, item.content_type)[0])
-    is_html = kind in _HTML_TYPES or bool(_HTML_START.match(text[:2000]))
-    url = _valid(item.url)
-    return Document(id=document_id(item.url), url=url, date=item.date, text=text), is_html
+def _do(plan: Plan, task: str, engine: Engine, on_item: Callable[[int], None] | None = None) -> None:
+    """Has the tasks of a kind done that are not done yet."""
+    if waiting := undone(plan, task):
+        engine.run(plan, task, waiting, on_item or (lambda count: None))
 
 
-def _valid(text: str) -> str:
-    """The text as UTF-8 can hold it (no lone surrogates), without NUL, with plain line ends."""
-    text = text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+def _write(plan: Plan, out: Path, funnel: Funnel) -> Counter[tuple[str, str]]:
+    """Writes the documents and the refusals, bucket by bucket; counts documents, characters and languages."""
+    division = comparisons.choose_held_out(plan)
+    sizes: Counter[tuple[str, str]] = Counter()
+    front, end = _cut(plan, division) if division.tail else (None, None)
+    with (
+        whole(out / "documents.parquet") as path,
+        whole(out / "refused.parquet") as refused_path,
+        DocumentsWriter(path) as documents,
+        buckets.RefusalsWriter(refused_path) as refusals,
+    ):
+        for bucket in range(plan.buckets):
+            kept, refused = buckets.last_of(plan, bucket, funnel)
+            refusals.write(plan, bucket, refused)
+            held_out = division.held_out[bucket]
+            train = [d for d, held in zip(kept, held_out, strict=True) if not held]
+            validation = [d for d, held in zip(kept, held_out, strict=True) if held]
+            if front and bucket == division.cut_in:
+                train[-1] = front
+            if end and bucket == plan.bucket_of(end.id):
+                validation.append(end)
+            documents.write({"train": train, "validation": validation})
+            for split, side in (("train", train), ("validation", validation)):
+                sizes[split, "documents"] += len(side)
+                sizes[split, "characters"] += sum(len(document.text) for document in side)
+                sizes.update(("language", document.language) for document in side if document is not end)
+    return sizes
 
 
-def _drop_duplicates(
-    name: str, documents: list[Document], find: Callable[[], list[int]], funnel: Funnel
-) -> list[Document]:
-    """Keeps the documents whose index `find` returns for themselves."""
-    step = funnel.step(name)
-    started = perf_counter()
-    kept = []
-    for index, (document, first) in enumerate(zip(documents, find(), strict=True)):
-        step.documents_in += 1
-        step.characters_in += len(document.text)
-        if first == index:
-            kept.append(document)
-            funnel.passed(name, len(document.text))
-        else:
-            funnel.refuse(name, (document.id, document.url, document.text), "said before")
-    step.seconds = perf_counter() - started
-    return kept
-
-
-def _cut_passages(documents: list[Document], shortest: int, funnel: Funnel) -> list[Document]:
-    name = "repeated passages"
-    step = funnel.step(name)
-    started = perf_counter()
-    sites = [_site(document.url) for document in documents]
-    texts = dedup.cut_page_edges([document.text for document in documents], sites)
-    seen = dedup.PassageFilter()
-    kept = []
-    for document, edged in zip(documents, texts, strict=True):
-        step.documents_in += 1
-        step.characters_in += len(document.text)
-        text = seen.cut(edged)
-        if len(text) < min(shortest, len(document.text)):
-            funnel.refuse(name, (document.id, document.url, document.text), "nothing new")
-        else:
-            funnel.passed(name, len(text))
-            kept.append(replace(document, text=text))
-    step.seconds = perf_counter() - started
-    return kept
-
-
-def _site(url: str) -> str:
-    """Scheme and host of a URL, empty for a local file."""
-    match = re.match(r"[a-z][a-z0-9+.-]*://[^/?#]*", url, re.IGNORECASE)
-    return match[0].lower() if match else ""
+def _cut(plan: Plan, division: comparisons.Division) -> tuple[Document, Document]:
+    """The one document of which the end is held out, and that end."""
+    kept, _ = buckets.last_of(plan, division.cut_in, Funnel(0))
+    held_out = division.held_out[division.cut_in]
+    last = [document for document, held in zip(kept, held_out, strict=True) if not held][-1]
+    return cut_tail(last, division.tail)
 
 
 def _too_little(characters: int, funnel: Funnel) -> str:
@@ -291,7 +209,3 @@ def _too_little(characters: int, funnel: Funnel) -> str:
         f"{counted(documents, 'document')}{why}; "
         f"give at least {MIN_TOTAL:,} characters"
     )
-
-
-def _sizes(documents: Sequence[Document]) -> dict[str, int]:
-    return {"documents": len(documents), "characters": sum(len(d.text) for d in documents)}

@@ -1,14 +1,13 @@
-"""The same text once: exact duplicates, near duplicates, and passages that travel between pages.
+"""The same text once: exact duplicates and near duplicates.
 
-All three keep what comes first, so the result depends on the order given and on nothing else; all
-hashes are BLAKE2 or arithmetic on it, never Python's seeded `hash`.
+Both keep what comes first, so the result depends on the order given and on nothing else; all
+hashes are SHA-2, BLAKE2 or arithmetic on them, never Python's seeded `hash`.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b, sha256
 
 import numpy
@@ -21,116 +20,73 @@ BANDS, ROWS = 14, 8
 similarity 0.75 are found with probability 0.77, of 0.85 with 0.99, of 0.5 with 0.05."""
 SHINGLE = 5
 """Words, or characters of scripts without spaces, in a shingle; FineWeb."""
-PASSAGE_LINES = 3
-"""Consecutive lines that must all have occurred before, in a row, to be cut."""
-MIN_SITE = 10
-"""Pages a site must have for lines they share to count as its template."""
 
 _WORD = re.compile(r"\w+")
-_NON_TRIVIAL = re.compile(r"\w\W*\w\W*\w|[\u3040-\u30ff\u3400-\u9fff]")
 _CHUNK = 4096
 
 
-def text_digest(text: str) -> str:
-    """SHA-256 in hexadecimal over the text without regard to case and white space."""
-    return sha256(" ".join(text.lower().split()).encode("utf-8", "replace")).hexdigest()
+def text_digest(text: str) -> bytes:
+    """The first 16 bytes of SHA-256 over the text without regard to case and white space."""
+    return sha256(" ".join(text.lower().split()).encode("utf-8", "replace")).digest()[:16]
 
 
-def first_with_digest(digests: Iterable[str]) -> list[int]:
-    """For each text the index of the first with the same digest, which may be its own."""
-    first: dict[str, int] = {}
-    return [first.setdefault(digest, index) for index, digest in enumerate(digests)]
-
-
-def cut_page_edges(texts: Sequence[str], sites: Sequence[str]) -> list[str]:
-    """The texts without the first and last lines that most pages of their site share.
-
-    Of the first and last three lines with words, those go that stand there in at least half of the
-    site's texts, if it has ten or more: navigation that survived extraction, licences, footers.
-    They are too short for `PassageFilter`, and a model would learn to begin everything with them.
-    Texts of no site ("") stay as they are: there a common first line may be a form of the data.
-    """
-    edges = [_edge_lines(text.split("\n")) for text in texts]
-    total = Counter(sites)
-    shared: Counter[tuple[str, str]] = Counter()
-    for text, site, edge in zip(texts, sites, edges, strict=True):
-        lines = text.split("\n")
-        shared.update({(site, lines[index].strip()) for index in edge})
-    result = []
-    for text, site, edge in zip(texts, sites, edges, strict=True):
-        lines = text.split("\n")
-        if site and total[site] >= MIN_SITE:
-            common = {i for i in edge if 2 * shared[site, lines[i].strip()] >= total[site]}
-            lines = [line for index, line in enumerate(lines) if index not in common]
-        result.append("\n".join(lines).strip("\n"))
-    return result
-
-
-def _edge_lines(lines: Sequence[str]) -> list[int]:
-    """Indices of the first and last `PASSAGE_LINES` lines with words, each once."""
-    first: list[int] = []
-    last: list[int] = []
-    for found, order in ((first, range(len(lines))), (last, range(len(lines) - 1, -1, -1))):
-        for index in order:
-            if len(found) == PASSAGE_LINES:
-                break
-            if _NON_TRIVIAL.search(lines[index]):
-                found.append(index)
-    return sorted({*first, *last})
-
-
-class PassageFilter:
-    """Cuts passages that occurred in an earlier text, or earlier in the same one.
-
-    A passage is three consecutive lines or more, blank and all but wordless lines not counted.
-    Pages of one site repeat their surroundings; API pages also repeat what classes inherit. Such
-    text would be learnt by heart and would leak from training to validation.
-    """
-
-    def __init__(self) -> None:
-        self._seen: set[bytes] = set()
-
-    def cut(self, text: str) -> str:
-        """The text without repeated passages; then remembers the passages of the whole text."""
-        lines = text.split("\n")
-        counted = [index for index, line in enumerate(lines) if _NON_TRIVIAL.search(line)]
-        keys = [blake2b(lines[i].strip().encode("utf-8", "replace"), digest_size=8).digest() for i in counted]
-        removed = bytearray(len(lines))
-        for start in range(len(counted) - PASSAGE_LINES + 1):
-            key = b"".join(keys[start : start + PASSAGE_LINES])
-            if key in self._seen:
-                first, last = counted[start], counted[start + PASSAGE_LINES - 1]
-                removed[first : last + 1] = b"\1" * (last + 1 - first)
-            else:
-                self._seen.add(key)
-        if not any(removed):
-            return text
-        kept = "\n".join(line for line, gone in zip(lines, removed, strict=True) if not gone)
-        return re.sub(r"\n{4,}", "\n\n\n", kept).strip("\n")
+def first_of_each(digests: NDArray[numpy.uint64]) -> NDArray[numpy.int64]:
+    """For each row, (texts, 2), the number of the first row that is equal to it, which may be its own."""
+    order = numpy.lexsort((digests[:, 1], digests[:, 0]))  # stable: equal rows stay in their order
+    begins = numpy.ones(len(order), bool)
+    begins[1:] = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
+    first = numpy.empty(len(order), numpy.int64)
+    first[order] = order[begins][begins.cumsum() - 1]
+    return first
 
 
 def near_duplicates(texts: Sequence[str]) -> list[int]:
-    """For each text the index of the first text of its cluster; its own index if it is to be kept.
+    """For each text the number of the first text of its cluster; its own if it is to be kept.
 
     MinHash over shingles (Broder 1997) with locality-sensitive bands; texts that share a band are
     joined, and joined transitively.
     """
-    parent = list(range(len(texts)))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
-    buckets: list[dict[bytes, int]] = [{} for _ in range(BANDS)]
     words: dict[str, int] = {}
-    for index, text in enumerate(texts):
-        bands = signature(text, words).reshape(BANDS, ROWS)
-        for bucket, band in zip(buckets, bands, strict=True):
-            one, other = root(bucket.setdefault(band.tobytes(), index)), root(index)
-            parent[max(one, other)] = min(one, other)
-    return [root(index) for index in range(len(texts))]
+    keys = [band_keys(text, words) for text in texts]
+    clusters = Clusters(len(texts))
+    for band in range(BANDS):
+        clusters.join(numpy.array([one[band] for one in keys], numpy.uint64))
+    first: list[int] = clusters.first.tolist()
+    return first
+
+
+class Clusters:
+    """Things that are the same because they share a key, or are both the same as a third."""
+
+    def __init__(self, count: int) -> None:
+        self.first: NDArray[numpy.int64] = numpy.arange(count, dtype=numpy.int64)
+        """(things,) number of the first of each one's cluster."""
+
+    def join(self, keys: NDArray[numpy.uint64]) -> None:
+        """Joins all that have the same key, (things,)."""
+        order = numpy.argsort(keys, kind="stable")
+        same = numpy.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+        one, other = order[same], order[same + 1]
+        first = self.first
+        while True:
+            # The lower number of the two goes to both their firsts, until no pair is apart.
+            a, b = first[one], first[other]
+            apart = a != b
+            if not apart.any():
+                return
+            one, other, a, b = one[apart], other[apart], a[apart], b[apart]
+            numpy.minimum.at(first, numpy.maximum(a, b), numpy.minimum(a, b))
+            while (further := first[first]).tobytes() != first.tobytes():
+                first[:] = further
+
+
+def band_keys(text: str, words: dict[str, int] | None = None) -> NDArray[numpy.uint64]:
+    """One number for each band of the text's signature, (BANDS,); different bands never agree by chance."""
+    rows = signature(text, words).reshape(BANDS, ROWS).astype(numpy.uint64)
+    keys = numpy.arange(1, BANDS + 1, dtype=numpy.uint64)
+    for row in rows.T:
+        keys = mix(keys + row)
+    return keys
 
 
 def signature(text: str, words: dict[str, int] | None = None) -> NDArray[numpy.uint32]:

@@ -30,6 +30,21 @@ class Document:
     """ISO 639 code from language identification, empty before that step."""
     language_score: float = 0.0
     """Probability of `language`, 0 to 1."""
+    source: str = ""
+    """The input file it came from."""
+
+
+@dataclass(slots=True)
+class Refused:
+    """A document that a step would not let through, and why."""
+
+    document: Document
+    """As it came to the step; of a page that was not decoded yet, without text."""
+    step: str
+    reason: str
+    """Of a small fixed set."""
+    original: str = ""
+    """The id of the document that it repeats."""
 
 
 def document_id(url: str) -> str:

@@ -1,22 +1,24 @@
-"""What every cleaning step let through and why it refused the rest."""
+"""What every cleaning step let through, why it refused the rest, and what it changed."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
 from sishu.console import UserError
-
-Result = TypeVar("Result")
+from sishu.corpus.document import Document, Refused
+from sishu.files import write_atomic
 
 EXCERPT = 300
-"""Characters of a refused text that its record shows."""
+"""Characters of a text that its record shows."""
+_BEFORE = 60
+"""Characters of them that lie before the first difference."""
 
 
 class Rejected(Exception):
@@ -25,82 +27,131 @@ class Rejected(Exception):
 
 @dataclass
 class Step:
-    """Counts of one step. Sizes are characters of text; for `decode`, bytes going in."""
+    """Counts of one step. Characters and bytes (in UTF-8) are those of the texts; going into `decode` they
+    are both the bytes that arrived."""
 
     name: str
     documents_in: int = 0
     documents_out: int = 0
     characters_in: int = 0
     characters_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    changed: int = 0
+    """Documents let through with another text."""
     seconds: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
 
 
+Sample = dict[str, dict[str, str]]
+"""Records by rank, a hash of the document's URL, so that a sample is the same in whatever order they come."""
+
+
 class Funnel:
-    """The steps in order, with a small, reproducible sample of what each refused.
+    """The steps in order, with a small, reproducible sample of what each refused and changed.
 
     Args:
-        keep_rejects: how many refused documents to remember for each step; those with the lowest
-            hash of their URL, whatever order they come in.
+        keep: how many refused, and how many changed, documents to remember for each step.
     """
 
-    def __init__(self, keep_rejects: int) -> None:
+    def __init__(self, keep: int) -> None:
         self.steps: dict[str, Step] = {}
-        self._keep = keep_rejects
-        self._samples: dict[str, list[tuple[str, dict[str, str]]]] = {}
+        self._keep = keep
+        self.refused: dict[str, Sample] = {}
+        self.edited: dict[str, Sample] = {}
 
     def apply(
-        self, name: str, origin: tuple[str, str, str], size: int, work: Callable[[], Result]
-    ) -> Result | None:
-        """Runs one step on one document; None if it was refused or if the step failed on it.
+        self, name: str, document: Document, work: Callable[[], Document], body: int | None = None
+    ) -> Document | Refused:
+        """Runs one step on one document.
 
         Args:
             name: the step.
-            origin: id, URL and text (or its beginning) of the document going in.
-            size: of the document going in.
-            work: gives the document going out, whose size the caller adds with `passed`, or raises
-                `Rejected`. Any other failure counts as a reason too: one hostile page must not end
-                a run of a million.
+            document: what goes in; of a page not yet decoded, one without text.
+            work: gives the document going out or raises `Rejected`. Any other failure counts as a reason
+                too: one hostile page must not end a run of a million.
+            body: bytes of the page not yet decoded.
         """
         step = self.step(name)
         step.documents_in += 1
-        step.characters_in += size
+        size = _bytes(document.text) if body is None else body
+        step.characters_in += len(document.text) if body is None else body
+        step.bytes_in += size
         started = perf_counter()
         try:
-            return work()
+            after = work()
         except Rejected as refusal:
-            self.refuse(name, origin, str(refusal))
+            return self.refuse(name, document, str(refusal))
         except (UserError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic inside a Rust extension is not an Exception
-            self.refuse(name, origin, f"failed: {type(error).__name__}")
+            return self.refuse(name, document, f"failed: {type(error).__name__}")
         finally:
             step.seconds += perf_counter() - started
-        return None
+        changed = body is None and after.text is not document.text and after.text != document.text
+        if changed:
+            step.changed += 1
+            self._remember(self.edited, name, document, lambda: _difference(document.text, after.text))
+        step.documents_out += 1
+        step.characters_out += len(after.text)
+        step.bytes_out += _bytes(after.text) if changed or body is not None else size
+        return after
 
     def step(self, name: str) -> Step:
         """The counts of a step, made on first use; steps stay in the order of first use."""
         return self.steps.setdefault(name, Step(name))
 
-    def passed(self, name: str, size: int) -> None:
-        """Counts a document of this size as let through."""
-        self.steps[name].documents_out += 1
-        self.steps[name].characters_out += size
-
-    def refuse(self, name: str, origin: tuple[str, str, str], reason: str) -> None:
+    def refuse(self, name: str, document: Document, reason: str) -> Refused:
         """Counts a refusal and considers the document for the sample."""
-        self.steps[name].reasons[reason] += 1
-        identity, url, text = origin
-        rank = sha256(f"{url}\n{identity}".encode("utf-8", "replace")).hexdigest()
-        record = {"step": name, "id": identity, "url": url, "reason": reason}
-        sample = self._samples.setdefault(name, [])
-        sample.append((rank, record | {"excerpt": text[:EXCERPT]}))
-        if len(sample) > 2 * self._keep + 100:
-            self._shrink(sample)
+        self.step(name).reasons[reason] += 1
+        self._remember(
+            self.refused, name, document, lambda: {"reason": reason, "excerpt": _shown(document.text, 0)}
+        )
+        return Refused(document, name, reason)
 
-    def _shrink(self, sample: list[tuple[str, dict[str, str]]]) -> None:
-        sample.sort(key=lambda entry: (entry[0], entry[1]["excerpt"]))
-        del sample[self._keep :]
+    def _remember(
+        self,
+        samples: dict[str, Sample],
+        name: str,
+        document: Document,
+        show: Callable[[], Mapping[str, str]],
+    ) -> None:
+        sample = samples.setdefault(name, {})
+        rank = sha256(f"{document.url}\n{document.id}".encode("utf-8", "replace")).hexdigest()
+        if len(sample) >= self._keep and rank > max(sample, default=""):
+            return
+        record = {"step": name, "id": document.id, "url": document.url, **show()}
+        # of two records of one URL the one whose text is lower, again whatever the order
+        _put(sample, rank, record)
+        if len(sample) > self._keep:
+            del sample[max(sample)]
+
+    def merge(self, other: Mapping[str, Any]) -> None:
+        """Adds what another funnel's `as_dict` says."""
+        for given in other["steps"]:
+            step = self.step(given["name"])
+            for key, value in given.items():
+                if key == "reasons":
+                    step.reasons.update(value)
+                elif key != "name":
+                    setattr(step, key, getattr(step, key) + value)
+        for samples, name in ((self.refused, "refused"), (self.edited, "edited")):
+            for step_name, records in other[name].items():
+                sample = samples.setdefault(step_name, {})
+                for rank, record in records.items():
+                    _put(sample, rank, record)
+                for rank in sorted(sample)[self._keep :]:
+                    del sample[rank]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Counts and samples as plain data, for `merge`."""
+        return {"steps": self._counts(), "refused": self.refused, "edited": self.edited}
+
+    def _counts(self) -> list[dict[str, Any]]:
+        return [
+            asdict(step) | {"seconds": round(step.seconds, 3), "reasons": dict(sorted(step.reasons.items()))}
+            for step in self.steps.values()
+        ]
 
     def reasons(self) -> dict[str, int]:
         """Refusals by `step: reason`, in the order of the steps and sorted within one."""
@@ -110,16 +161,39 @@ class Funnel:
             for reason, count in sorted(step.reasons.items())
         }
 
-    def write(self, folder: Path, damaged: dict[str, int]) -> None:
-        """Writes funnel.json and rejects.jsonl; `damaged` counts records that were never pages."""
-        steps: list[dict[str, Any]] = [
-            asdict(step) | {"seconds": round(step.seconds, 3), "reasons": dict(sorted(step.reasons.items()))}
-            for step in self.steps.values()
-        ]
-        funnel = json.dumps({"damaged": damaged, "steps": steps}, indent=1, ensure_ascii=False)
-        (folder / "funnel.json").write_text(funnel + "\n", encoding="utf-8")
-        with (folder / "rejects.jsonl").open("w", encoding="utf-8") as lines:
-            for sample in self._samples.values():
-                self._shrink(sample)
-                for _, record in sample:
-                    lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+    def write(self, folder: Path, damaged: Mapping[str, int]) -> None:
+        """Writes funnel.json, rejects.jsonl and edits.jsonl; `damaged` counts records that were never
+        pages."""
+        funnel = json.dumps({"damaged": damaged, "steps": self._counts()}, indent=1, ensure_ascii=False)
+        write_atomic(folder / "funnel.json", funnel + "\n")
+        for name, samples in (("rejects.jsonl", self.refused), ("edits.jsonl", self.edited)):
+            records = [sample[rank] for sample in samples.values() for rank in sorted(sample)]
+            lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+            write_atomic(folder / name, "".join(lines))
+
+
+def _put(sample: Sample, rank: str, record: dict[str, str]) -> None:
+    there = sample.get(rank)
+    if there is None or list(record.values()) < list(there.values()):
+        sample[rank] = record
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+def _difference(before: str, after: str) -> dict[str, str]:
+    """The surroundings of the first difference in both texts."""
+    low, high = 0, min(len(before), len(after))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if before[low:middle] == after[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    start = max(0, low - _BEFORE)
+    return {"before": _shown(before, start), "after": _shown(after, start)}
+
+
+def _shown(text: str, start: int) -> str:
+    return text[start : start + EXCERPT].encode("utf-8", "replace").decode("utf-8")

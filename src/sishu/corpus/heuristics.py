@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import regex
@@ -150,36 +150,51 @@ class Values(NamedTuple):
 
 def measure(text: str, tokens: Sequence[str], limits: Limits = ENGLISH) -> Values:
     """Every value of the rules for one text that is not empty, with the tokens it is made of."""
-    size, total = len(text), max(1, len(tokens))
+    forms = _Forms(tokens)
+    return _with_ngrams(_without_ngrams(text, forms, limits), text, forms)
+
+
+def _without_ngrams(text: str, forms: _Forms, limits: Limits) -> Values:
+    size, total = len(text), max(1, forms.count)
     paragraphs, paragraph_characters = _repeated(
         [part for p in text.strip().split("\n\n") if (part := p.lstrip("\n"))]
     )
     lines, line_characters = _repeated(_parts(text))
-    forms = _Forms(tokens)
-    top, duplicated = forms.ngrams()
-    split = text.splitlines()
-    filled = [line for line in text.split("\n") if line.strip()]
-    real = [line.strip() for line in split]
+    real = [line.strip() for line in text.splitlines()]
     return Values(
         duplicate_paragraphs=paragraphs,
         duplicate_paragraph_characters=paragraph_characters / size,
         duplicate_lines=lines,
         duplicate_line_characters=line_characters / size,
-        top_ngram=tuple(value / size for value in top),
-        duplicated_ngram=tuple(value / size for value in duplicated),
+        top_ngram=(0.0,) * len(TOP),
+        duplicated_ngram=(0.0,) * len(DUPLICATED),
         words=forms.spoken,
         mean_word=forms.mean_length,
         hashes=text.count("#") / total,
         ellipses=(text.count("...") + text.count("…")) / total,
-        bullet_lines=sum(line.startswith(("•", "-")) for line in real) / len(split),
-        ellipsis_lines=sum(line.endswith(("...", "…")) for line in real) / len(split),
+        bullet_lines=sum(line.startswith(("•", "-")) for line in real) / len(real),
+        ellipsis_lines=sum(line.endswith(("...", "…")) for line in real) / len(real),
         alphabetic_words=forms.alphabetic / total,
-        ended_lines=sum(_is_terminal(line[-1]) for line in filled) / max(1, len(filled)),
-        short_lines=sum(len(line) <= limits.short_line for line in filled) / max(1, len(filled)),
-        repeated_characters=_repeated(filled)[1] / max(1, size - text.count("\n")),
-        newlines=text.count("\n") / total,
         stop_words=sum(word in forms.ids for word in limits.stop_words),
+        **_of_lines(text, total, limits),
     )
+
+
+def _with_ngrams(values: Values, text: str, forms: _Forms) -> Values:
+    top, duplicated = (tuple(value / len(text) for value in found) for found in forms.ngrams())
+    return values._replace(top_ngram=top, duplicated_ngram=duplicated)
+
+
+def _of_lines(text: str, tokens: int, limits: Limits) -> dict[str, Any]:
+    """What FineWeb's own rules measure."""
+    filled = [line for line in text.split("\n") if line.strip()]
+    breaks = text.count("\n")
+    return {
+        "ended_lines": sum(_is_terminal(line[-1]) for line in filled) / max(1, len(filled)),
+        "short_lines": sum(len(line) <= limits.short_line for line in filled) / max(1, len(filled)),
+        "repeated_characters": _repeated(filled)[1] / max(1, len(text) - breaks),
+        "newlines": breaks / tokens,
+    }
 
 
 def gopher(values: Values, limits: Limits = ENGLISH) -> str | None:
@@ -245,15 +260,14 @@ def c4_lines(text: str, limits: Limits = ENGLISH) -> tuple[str, str | None]:
 
 
 class Selected(NamedTuple):
-    """A text after all the rules, with the first one it broke, and what was measured before C4's edits."""
+    """A text after all the rules, with the first one it broke."""
 
     text: str
     reason: str | None
-    values: Values
 
 
 def select(text: str, language: str) -> Selected:
-    """FineWeb's rules in FineWeb's order on a text that is not empty: Gopher's, C4's, its own.
+    """FineWeb's rules on a text that is not empty: Gopher's, C4's, its own.
 
     Chinese is judged by FineWeb-2's limits on words as jieba cuts them, without C4's rules, which are for
     scripts with spaces. There are no limits for other languages yet, so that their texts are refused.
@@ -261,18 +275,21 @@ def select(text: str, language: str) -> Selected:
     code = language.partition("-")[0]
     chinese = code == "zh"
     limits = CHINESE if chinese else ENGLISH
-    values = measure(text, words(text, chinese), limits)
     if code not in ("en", "zh"):
-        return Selected(text, "no limits for this language", values)
-    if reason := gopher(values, limits):
-        return Selected(text, reason, values)
+        return Selected(text, "no limits for this language")
+    forms = _Forms(words(text, chinese))
+    values = _without_ngrams(text, forms, limits)
+    # n-grams take as long as everything else, so they are for texts that break no other rule of Gopher's
+    if reason := gopher(values, limits) or gopher(_with_ngrams(values, text, forms), limits):
+        return Selected(text, reason)
     if chinese:
-        return Selected(text, fineweb(values, limits), values)
+        return Selected(text, fineweb(values, limits))
     kept, reason = c4_lines(text, limits)
     if reason:
-        return Selected(text, reason, values)
-    after = values if kept == text else measure(kept, words(kept), limits)
-    return Selected(kept, fineweb(after, limits), values)
+        return Selected(text, reason)
+    if kept != text:
+        values = values._replace(**_of_lines(kept, max(1, len(words(kept))), limits))
+    return Selected(kept, fineweb(values, limits))
 
 
 def _first(*rules: tuple[str, bool]) -> str | None:

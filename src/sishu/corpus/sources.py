@@ -1,152 +1,200 @@
-"""The user's material, whatever its kind, as one stream of pages and documents."""
+"""The user's material, whatever its kind and wherever it lies, as one stream of pages and documents."""
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pyarrow
-import pyarrow.parquet
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
 
 from sishu.console import UserError
-from sishu.corpus import charset
+from sishu.corpus import charset, path_lists
 from sishu.corpus.document import Document, Page, document_id
-from sishu.corpus.warc import read_pages
+from sishu.corpus.path_lists import COMMON_CRAWL, paths_in
+from sishu.corpus.pdf import read_pdf
+from sishu.corpus.remote import as_url, fetched, list_remote
+from sishu.corpus.rows import (
+    BROKEN,
+    read_arrow,
+    read_bounded,
+    read_json_lines,
+    read_parquet,
+    unpacked,
+)
+from sishu.corpus.warc import MAX_RECORD_BYTES, read_pages
 
-KINDS = ".txt .md .html .htm .jsonl .jsonl.gz .parquet .warc .warc.gz .warc.zst .wet .wet.gz"
-"""The file kinds that can be read, told apart by how the name ends."""
+Report = Callable[[str], None]
 
-_TEXT_FIELDS = ("text", "content")
+MAX_TEXT_BYTES = 500_000_000
+"""A larger text file is reported and skipped, for a text is held in memory as a whole."""
 
 
-def read_documents_or_pages(path: Path, report: Callable[[str], None]) -> Iterator[Page | Document]:
-    """Everything readable in a file or, recursively and sorted by path, in a folder.
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A file to be read: a description that is cheap to send to another process."""
 
-    Hidden files and folders are skipped, and in a folder so are files of other kinds. Text files
-    and rows give documents; HTML files and WARC records give pages. The URL of a file is its path
-    relative to `path` (its name if `path` is the file), that of a row without a `url` field the
-    file's with the row's number after `#`: the same wherever the folder lies.
+    name: str
+    """Its path relative to the given folder, its own name if it was given itself, or its line in a list of
+    paths: the same wherever the folder lies."""
+    location: str
+    """A path or an address to open."""
+    size: int
+    """Bytes, 0 where unknown."""
+
+
+def list_inputs(data: str | Path, report: Report | None = None, *, base: str = COMMON_CRAWL) -> list[Input]:
+    """The files of `KINDS` in a folder, here or on another machine, sorted by name.
+
+    Hidden files and folders are skipped, and so are files of other kinds. A list of paths (`.paths`,
+    `.paths.gz`, as Common Crawl has them) stands for the files it names.
 
     Args:
-        path: a file of one of `KINDS`, or a folder of them.
+        data: a file, or a folder of them, as a path or as an address that fsspec knows (`https://…`, `s3://…`,
+            `hf://datasets/OWNER/NAME`).
+        report: called with one line, `reason: place`, for each line of a list that is refused.
+        base: where the paths in lists of paths begin.
+
+    Raises:
+        UserError: nothing there, nothing of these kinds, or no way to it.
+    """
+    data = Path(unquote(urlsplit(str(data)).path)) if str(data).startswith("file://") else data
+    url = as_url(data)
+    found = [Input(*one) for one in list_remote(url, _is_readable)] if url else _list_local(Path(data))
+    inputs: dict[str, Input] = {}
+    for one in found:
+        for source in _listed(one, report or (lambda line: None), base) if _is_list(one.name) else [one]:
+            inputs.setdefault(source.name, source)
+    if not inputs:
+        raise UserError(f"{url or data} holds nothing that can be read; files may be {KINDS}")
+    return [inputs[name] for name in sorted(inputs)]
+
+
+def read_input(source: Input, report: Report) -> Iterator[Page | Document]:
+    """What is in one file, in bounded memory.
+
+    Text files and rows give documents; HTML files and the records of web archives give pages. The URL of a
+    file is its name, that of a row without a `url` field the name with the row's number after `#`.
+
+    Args:
+        source: one of `list_inputs`.
         report: called with one line, `reason: place`, for each record or file skipped as broken.
+
+    Raises:
+        UserError: a file from another machine finds no room on the disk. Nothing inside a file raises.
+    """
+    try:
+        with _opened(source.location) as file:
+            yield from _READERS[_kind(source.name)](file, source.name, report)
+    except BROKEN as error:
+        report(f"unreadable file: {source.name} ({error})")
+
+
+def read_documents_or_pages(data: str | Path, report: Report) -> Iterator[Page | Document]:
+    """Everything readable in a file or, recursively and sorted by path, in a folder: `list_inputs` and
+    `read_input` in one.
 
     Raises:
         UserError: nothing there, nothing of these kinds, or nothing in them that can be read. The
             last is known, and raised, only at the end of the iteration.
     """
+    return _read_all(data, list_inputs(data, report), report)
+
+
+def _read_all(data: str | Path, inputs: list[Input], report: Report) -> Iterator[Page | Document]:
+    found = False
+    for source in inputs:
+        for item in read_input(source, report):
+            found = True
+            yield item
+    if not found:
+        raise UserError(f"{data} holds no text that can be read; files may be {KINDS}")
+
+
+def _list_local(path: Path) -> list[Input]:
     if not path.exists():
         raise UserError(f"{path} does not exist; give a file or a folder of {KINDS}")
-    files = [path] if path.is_file() else _visible_files(path)
-    files = [file for file in files if _kind(file)]
-    if not files:
-        raise UserError(f"{path} holds nothing that can be read; files may be {KINDS}")
-    return _read_all(path, files, report)
+    if path.is_file():
+        files = [(path.name, path)]
+    else:
+        found = ((file.relative_to(path), file) for file in path.rglob("*") if file.is_file())
+        files = [(n.as_posix(), f) for n, f in found if not any(part.startswith(".") for part in n.parts)]
+    return [Input(name, str(file), file.stat().st_size) for name, file in files if _is_readable(name)]
 
 
-def _read_all(path: Path, files: list[Path], report: Callable[[str], None]) -> Iterator[Page | Document]:
-    found = False
-    for file in files:
-        name = file.name if file == path else file.relative_to(path).as_posix()
-        try:
-            for item in _READERS[_kind(file)](file, name, report):
-                found = True
-                yield item
-        except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
-            report(f"unreadable file: {name} ({error})")
-    if not found:
-        raise UserError(f"{path} holds no text that can be read; files may be {KINDS}")
+def _listed(paths: Input, report: Report, base: str) -> Iterator[Input]:
+    """The files that a list of paths names."""
+    try:
+        with _opened(paths.location) as file:
+            for name, url in paths_in(file, paths.name, base, lambda name: bool(_kind(name)), report):
+                yield Input(name, url, 0)
+    except BROKEN as error:
+        report(f"unreadable file: {paths.name} ({error})")
 
 
-def _visible_files(folder: Path) -> list[Path]:
-    files = (file for file in folder.rglob("*") if file.is_file())
-    visible = (
-        file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    )
-    return sorted(visible, key=lambda file: file.relative_to(folder).as_posix())
+def _opened(location: str) -> AbstractContextManager[BinaryIO]:
+    return fetched(location) if as_url(location) else Path(location).open("rb")
 
 
-def _kind(file: Path) -> str:
+def _is_list(name: str) -> bool:
+    return name.lower().endswith(path_lists.ENDINGS)
+
+
+def _is_readable(name: str) -> bool:
+    return _is_list(name) or bool(_kind(name))
+
+
+def _kind(name: str) -> str:
     """The ending that decides the reader, empty for a file of another kind."""
-    name = file.name.lower()
-    return next((ending for ending in _READERS if name.endswith(ending)), "")
+    return next((ending for ending in _READERS if name.lower().endswith(ending)), "")
 
 
-def _read_text(file: Path, name: str, report: Callable[[str], None]) -> Iterator[Document]:
-    text, _ = charset.decode(file.read_bytes(), "text/plain")
+def _read_text(file: BinaryIO, name: str, report: Report) -> Iterator[Document]:
+    data = read_bounded(unpacked(file) if name.lower().endswith(".gz") else file, MAX_TEXT_BYTES)
+    if data is None:
+        report(f"text file too large: {name}")
+        return
+    yield from _document(charset.decode(data, "text/plain")[0], name, "empty file", report)
+
+
+def _read_html(file: BinaryIO, name: str, report: Report) -> Iterator[Page]:
+    body = read_bounded(file, MAX_RECORD_BYTES)
+    if body is None:
+        report(f"oversized: {name}")
+    else:
+        yield Page(url=name, body=body, content_type="text/html")
+
+
+def _read_pdf(file: BinaryIO, name: str, report: Report) -> Iterator[Document]:
+    text, reason = read_pdf(file)
+    if reason:
+        report(f"{reason}: {name}")
+    if text.strip():
+        yield from _document(text, name, "", report)
+
+
+def _document(text: str, name: str, if_empty: str, report: Report) -> Iterator[Document]:
     if text.strip():
         yield Document(id=document_id(name), url=name, date="", text=text)
     else:
-        report(f"empty file: {name}")
+        report(f"{if_empty}: {name}")
 
 
-def _read_html(file: Path, name: str, report: Callable[[str], None]) -> Iterator[Page]:
-    yield Page(url=name, body=file.read_bytes(), content_type="text/html")
-
-
-def _read_warc(file: Path, name: str, report: Callable[[str], None]) -> Iterator[Page]:
+def _read_archive(file: BinaryIO, name: str, report: Report) -> Iterator[Page]:
     yield from read_pages(file, damaged=lambda reason: report(f"{reason}: {name}"))
 
 
-def _read_jsonl(file: Path, name: str, report: Callable[[str], None]) -> Iterator[Document]:
-
-    with gzip.open(file) if name.lower().endswith(".gz") else file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                report(f"broken JSON line: {name}:{number}")
-                continue
-            if not isinstance(row, dict) or (document := _from_row(row, name, number)) is None:
-                report(f"line without a text field: {name}:{number}")
-                continue
-            yield document
-
-
-def _read_parquet(file: Path, name: str, report: Callable[[str], None]) -> Iterator[Document]:
-    with pyarrow.parquet.ParquetFile(file) as table:
-        columns = [c for c in (*_TEXT_FIELDS, "url", "date") if c in table.schema_arrow.names]
-        if not any(field in columns for field in _TEXT_FIELDS):
-            report(f"file without a text column: {name}")
-            return
-        number = 0
-        for batch in table.iter_batches(batch_size=256, columns=columns):
-            for row in batch.to_pylist():
-                number += 1
-                document = _from_row(row, name, number)
-                if document is None:
-                    report(f"row without text: {name}:{number}")
-                else:
-                    yield document
-
-
-def _from_row(row: dict[str, Any], name: str, number: int) -> Document | None:
-    text = next((row[f] for f in _TEXT_FIELDS if isinstance(row.get(f), str)), "")
-    if not text.strip():
-        return None
-    url = row.get("url")
-    url = url if isinstance(url, str) and url else f"{name}#{number}"
-    date = row.get("date")
-    return Document(id=document_id(url), url=url, date=date if isinstance(date, str) else "", text=text)
-
-
-_READERS: dict[str, Callable[..., Iterator[Page | Document]]] = {
-    ".txt": _read_text,
-    ".md": _read_text,
-    ".html": _read_html,
-    ".htm": _read_html,
-    ".jsonl": _read_jsonl,
-    ".jsonl.gz": _read_jsonl,
-    ".parquet": _read_parquet,
-    ".warc": _read_warc,
-    ".warc.gz": _read_warc,
-    ".warc.zst": _read_warc,
-    ".wet": _read_warc,
-    ".wet.gz": _read_warc,
+_READERS: dict[str, Callable[[BinaryIO, str, Report], Iterator[Page | Document]]] = {
+    **dict.fromkeys((".txt", ".txt.gz", ".md", ".markdown"), _read_text),
+    **dict.fromkeys((".html", ".htm"), _read_html),
+    ".pdf": _read_pdf,
+    **dict.fromkeys((".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz"), read_json_lines),
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
+    **dict.fromkeys((".warc", ".warc.gz", ".warc.zst", ".wet", ".wet.gz"), _read_archive),
+    **dict.fromkeys((".arc", ".arc.gz"), _read_archive),
 }
+
+KINDS = " ".join((*_READERS, *path_lists.ENDINGS))
+"""The file kinds that can be read, told apart by how the name ends."""

@@ -16,12 +16,13 @@ from sishu.corpus.table import read_split
 from sishu.evaluate.answering import answer_prompts, divergence, named, reward_answers, summary
 from sishu.evaluate.kneser_ney import KneserNey
 from sishu.evaluate.xz import plain_xz_bits_per_byte, xz_bits_per_byte
+from sishu.files import dump_json, read_json, write_atomic
 from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.generate.rollouts import read_scale
 from sishu.models.decoder import Decoder
 from sishu.models.folder import load_decoder, load_scorer
 from sishu.nn.device import best_device
-from sishu.run import StageContext, dump_json, read_json, write_atomic
+from sishu.run import StageContext
 from sishu.stages.reward import SCALE, accuracy_by_pair, load_rankings, score
 from sishu.stages.sft import answer_loss
 from sishu.stages.stage import Need, Stage

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sishu.batches.batch import Batch, draw, pad_right
 from sishu.console import UserError, warn
+from sishu.files import read_json
 from sishu.generate.alarms import CollapseAlarms, distinct, repeats, sameness
 from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.models.decoder import Decoder, Scorer
@@ -19,7 +20,6 @@ from sishu.nn.device import Precision, autocast
 from sishu.objectives.language import distributions, divergences, entropies, taken
 from sishu.objectives.ppo import ActorCritic, AdaptiveKL, advantages, token_rewards, whiten
 from sishu.objectives.ranking import calibrated, rewards_of
-from sishu.run import read_json
 from sishu.tokenizer.tokenizer import Tokenizer
 
 

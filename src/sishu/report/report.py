@@ -6,8 +6,9 @@ from typing import Any
 
 from sishu.config import Section
 from sishu.console import say
+from sishu.files import write_atomic
 from sishu.report.build import build
-from sishu.run import StageContext, write_atomic
+from sishu.run import StageContext
 from sishu.stages.stage import Need, Stage
 
 

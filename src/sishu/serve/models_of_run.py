@@ -8,8 +8,9 @@ from pathlib import Path
 
 from sishu.config import read_yaml
 from sishu.console import UserError
+from sishu.files import read_json
 from sishu.generate.engine import Engine
-from sishu.run import MANIFEST, Run, read_json
+from sishu.run import MANIFEST, Run
 
 STAGES = {"pretrain": "base", "sft": "sft", "ppo": "ppo"}
 """Stages that make a model that generates, in the road's order, and what their models are called."""

@@ -17,12 +17,13 @@ from sishu.config import Section
 from sishu.console import UserError, progress, say
 from sishu.corpus.lessons import damage
 from sishu.corpus.likeness import Likeness
+from sishu.files import dump_json, write_atomic
 from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.models.decoder import Scorer
 from sishu.models.folder import load_decoder, save_model
 from sishu.nn.device import autocast, best_device
 from sishu.objectives.ranking import Ranking, quantiles, rewards_of
-from sishu.run import StageContext, dump_json, write_atomic
+from sishu.run import StageContext
 from sishu.stages.stage import Need, Stage
 from sishu.tokenizer.tokenizer import Tokenizer
 from sishu.train.trainer import Trainer, TrainSettings

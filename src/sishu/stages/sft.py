@@ -20,11 +20,12 @@ from sishu.console import UserError, say
 from sishu.corpus.lessons import conversation, make_lessons, renamed
 from sishu.corpus.split import is_held_out
 from sishu.corpus.warc import read_pages
+from sishu.files import write_atomic
 from sishu.models.decoder import Decoder
 from sishu.models.folder import load_decoder, save_model
 from sishu.nn.device import Precision, autocast, best_device
 from sishu.objectives.language import next_token, token_losses
-from sishu.run import StageContext, write_atomic
+from sishu.run import StageContext
 from sishu.stages.stage import Need, Stage
 from sishu.tokenizer.chat import Conversation
 from sishu.train.trainer import Trainer, TrainSettings

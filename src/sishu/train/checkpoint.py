@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sishu.console import UserError
-from sishu.run import write_atomic
+from sishu.files import write_atomic
 from sishu.train.optimizer import Optimizer
 
 STATE, TENSORS = "state.json", "tensors.safetensors"

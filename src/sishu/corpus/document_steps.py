@@ -1,0 +1,123 @@
+"""The cleaning steps that need no other document, one after the other."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from sishu.corpus import charset, heuristics, language, quality
+from sishu.corpus.clean_settings import CleanSettings
+from sishu.corpus.document import Document, Page, Refused, document_id
+from sishu.corpus.extract import html_to_text
+from sishu.corpus.funnel import Funnel, Rejected
+from sishu.corpus.passages import without_own_repeats
+from sishu.corpus.scrub import scrub
+
+_HTML_TYPES = frozenset(("text/html", "application/xhtml+xml"))
+_HTML_START = re.compile(r"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.I | re.S)
+
+Step = Callable[[Document], Document]
+"""Gives the document as it goes on, or raises `Rejected`."""
+
+
+class DocumentSteps:
+    """Decode, html to text, scrub, language, quality, as the settings say.
+
+    Args:
+        settings: of the pipeline.
+        funnel: counts what happens.
+    """
+
+    def __init__(self, settings: CleanSettings, funnel: Funnel) -> None:
+        self._settings = settings
+        self._funnel = funnel
+        self.scrubbed: Counter[str] = Counter()
+        """Addresses and numbers replaced so far, by kind."""
+        self._steps: dict[str, Step] = {
+            "html to text": self._extract,
+            "language": self._identify,
+            "quality": self._judge,
+            "scrub": self._scrub,
+        }
+        self._is_html = False
+
+    def __call__(self, item: Page | Document, source: str = "") -> Document | Refused:
+        """What becomes of a page or document from the input file `source`."""
+        outcome = self._first(item, source, partial(self._decode, item))
+        for name, step in self._steps.items():
+            if isinstance(outcome, Refused):
+                return outcome
+            outcome = self._funnel.apply(name, outcome, partial(step, outcome))
+        return outcome
+
+    def refuse(self, item: Page | Document, source: str, reason: str) -> Refused:
+        """Refuses an item unseen."""
+
+        def refuse(_: Document) -> Document:
+            raise Rejected(reason)
+
+        outcome = self._first(item, source, refuse)
+        assert isinstance(outcome, Refused)
+        return outcome
+
+    def _first(self, item: Page | Document, source: str, decode: Step) -> Document | Refused:
+        url = _valid(item.url)
+        text, body = ("", len(item.body)) if isinstance(item, Page) else (item.text, None)
+        document = Document(document_id(item.url), url, item.date, text, source=source)
+        return self._funnel.apply("decode", document, partial(decode, document), body)
+
+    def _decode(self, item: Page | Document, document: Document) -> Document:
+        self._is_html = False
+        if isinstance(item, Document):
+            return replace(document, text=_valid(item.text))
+        kind = item.content_type.partition(";")[0].strip().lower()
+        if kind and kind not in _HTML_TYPES and not kind.startswith("text/"):
+            raise Rejected("not a text page")
+        text = _valid(charset.decode(item.body, item.content_type)[0])
+        self._is_html = kind in _HTML_TYPES or bool(_HTML_START.match(text[:2000]))
+        return replace(document, text=text)
+
+    def _extract(self, document: Document) -> Document:
+        text = document.text
+        text = html_to_text(text, self._settings.extraction) if self._is_html else text.strip("\n")
+        if not text.strip():
+            raise Rejected("no text")
+        return replace(document, text=text)
+
+    def _scrub(self, document: Document) -> Document:
+        text, counts = scrub(document.text)
+        self.scrubbed.update(counts)
+        return replace(document, text=text)
+
+    def _identify(self, document: Document) -> Document:
+        code, score = language.identify(document.text)
+        if self._settings.languages and not language.is_one_of(code, self._settings.languages):
+            raise Rejected("other language")
+        if score < self._settings.min_language_score:
+            raise Rejected("language uncertain")
+        return replace(document, language=code, language_score=score)
+
+    def _judge(self, document: Document) -> Document:
+        settings, text = self._settings, document.text
+        if len(text) < settings.min_characters:
+            raise Rejected("too short")
+        if settings.quality == "fineweb":
+            selected = heuristics.select(text, document.language)
+            if selected.reason:
+                raise Rejected(selected.reason)
+            return replace(document, text=selected.text)
+        if settings.repeated_passages:
+            # What a later step will cut anyway must not condemn the page: API pages repeat a lot.
+            text = without_own_repeats(text)
+        if settings.quality == "loose" and (reason := quality.judge(text)):
+            raise Rejected(reason)
+        return document
+
+
+def _valid(text: str) -> str:
+    """The text as UTF-8 can hold it (no lone surrogates), without NUL, with plain line ends."""
+    text = text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -1,0 +1,163 @@
+"""The first half of the work: input files into documents, each for itself, sorted into buckets by id."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from sishu.corpus.document import Document, Page, Refused
+from sishu.corpus.document_steps import DocumentSteps
+from sishu.corpus.funnel import Funnel
+from sishu.corpus.plan import Plan
+from sishu.corpus.sources import read_input
+from sishu.corpus.table import DOCUMENT, documents_of, table_of
+from sishu.files import whole, write_atomic
+
+SHELF_CHARACTERS = 32_000_000
+"""Of text held in memory before it is written down."""
+
+Item = tuple[Page | Document, str]
+"""Something read, and the name of the input file it was read from."""
+Watch = Callable[[int], None]
+"""Called with the number of the item that comes next, and with -1 when it is done."""
+
+
+def clean_part(plan: Plan, number: int, watch: Watch) -> dict[str, Any]:
+    """Reads and cleans the input files of one part; the figures are what `clean_items` says."""
+    damaged: Counter[str] = Counter()
+
+    def report(line: str) -> None:
+        damaged[line.partition(": ")[0]] += 1
+
+    def items() -> Iterator[Item]:
+        for source in plan.parts[number]:
+            for item in read_input(source, report):
+                yield item, source.name
+
+    return clean_items(plan, number, items(), damaged, watch)
+
+
+def clean_items(
+    plan: Plan, number: int, items: Iterable[Item], damaged: Counter[str], watch: Watch
+) -> dict[str, Any]:
+    """Cleans what is read for one part and leaves it on shelves: Parquet files with a row group a bucket.
+
+    Documents that are refused stay as rows without text. Items that ended a process before (see
+    `condemn`) are refused unseen.
+
+    Args:
+        plan: of the corpus.
+        number: of the part.
+        items: what is read, once.
+        damaged: filled by the reader with what it skipped, by reason; read when `items` has ended.
+        watch: told before and after each item.
+
+    Returns:
+        The number of items, the shelves with the buckets of their row groups, the funnel, and what was
+        damaged and scrubbed.
+    """
+    funnel = Funnel(plan.settings.keep_rejects)
+    steps = DocumentSteps(plan.settings, funnel)
+    condemned = _condemned(plan, number)
+    shelves: list[list[int]] = []
+    waiting: list[Document | Refused] = []
+    size = count = 0
+    for count, (item, source) in enumerate(items, 1):  # the count is told afterwards
+        if reason := condemned.get(count):
+            outcome: Document | Refused = steps.refuse(item, source, reason)
+        else:
+            watch(count)
+            outcome = steps(item, source)
+            watch(-1)
+        waiting.append(outcome)
+        size += len(outcome.text) if isinstance(outcome, Document) else 200
+        if size >= SHELF_CHARACTERS:
+            shelves.append(_put_away(plan, number, len(shelves), waiting))
+            waiting, size = [], 0
+    if waiting:
+        shelves.append(_put_away(plan, number, len(shelves), waiting))
+    return {
+        "items": count,
+        "shelves": shelves,
+        "funnel": funnel.as_dict(),
+        "damaged": dict(damaged),
+        "scrubbed": dict(steps.scrubbed),
+    }
+
+
+def condemn(plan: Plan, number: int, item: int, reason: str) -> None:
+    """Notes that an item of a part is not to be touched again."""
+    known = _condemned(plan, number) | {item: reason}
+    write_atomic(plan.path("condemned", number, "json"), json.dumps(known))
+
+
+def _condemned(plan: Plan, number: int) -> dict[int, str]:
+    path = plan.path("condemned", number, "json")
+    known = json.loads(path.read_bytes()) if path.is_file() else {}
+    return {int(item): str(reason) for item, reason in known.items()}
+
+
+def _put_away(plan: Plan, part: int, shelf: int, outcomes: list[Document | Refused]) -> list[int]:
+    """Writes a shelf; returns the bucket of each of its row groups."""
+    by_bucket: dict[int, list[Document | Refused]] = {}
+    for outcome in outcomes:
+        document = outcome if isinstance(outcome, Document) else outcome.document
+        by_bucket.setdefault(plan.bucket_of(document.id), []).append(outcome)
+    with (
+        whole(plan.path("shelves", part, f"{shelf}.parquet")) as path,
+        pyarrow.parquet.ParquetWriter(path, _SHELF, compression="zstd") as writer,
+    ):
+        for bucket in sorted(by_bucket):
+            writer.write_table(_shelf_table(by_bucket[bucket]))
+    return sorted(by_bucket)
+
+
+_SHELF = DOCUMENT.append(pyarrow.field("step", pyarrow.string())).append(
+    pyarrow.field("reason", pyarrow.string())
+)
+
+
+def _shelf_table(outcomes: list[Document | Refused]) -> pyarrow.Table:
+    documents = []
+    for outcome in outcomes:
+        if isinstance(outcome, Refused):
+            outcome.document.text = ""
+            documents.append(outcome.document)
+        else:
+            documents.append(outcome)
+    steps, reasons = (
+        [getattr(o, name) if isinstance(o, Refused) else "" for o in outcomes] for name in ("step", "reason")
+    )
+    return table_of(documents, step=steps, reason=reasons)
+
+
+def sort_shelves(plan: Plan) -> None:
+    """When all parts are done: writes down for each bucket where its documents are."""
+    places: list[list[tuple[int, int, int]]] = [[] for _ in range(plan.buckets)]
+    for part in range(len(plan.parts)):
+        for shelf, buckets in enumerate(plan.result("part", part)["shelves"]):
+            for group, bucket in enumerate(buckets):
+                places[bucket].append((part, shelf, group))
+    for bucket, found in enumerate(places):
+        write_atomic(plan.path("places", bucket, "json"), json.dumps(found))
+
+
+def of_bucket(plan: Plan, bucket: int) -> tuple[list[Document], list[Refused]]:
+    """What all parts have put away for a bucket: documents let through, and refused ones."""
+    kept: list[Document] = []
+    refused: list[Refused] = []
+    for part, shelf, group in plan.places(bucket):
+        with pyarrow.parquet.ParquetFile(plan.path("shelves", part, f"{shelf}.parquet")) as file:
+            table = file.read_row_group(group)
+        rows = zip(documents_of(table), table["step"].to_pylist(), table["reason"].to_pylist(), strict=True)
+        for document, step, reason in rows:
+            if step:
+                refused.append(Refused(document, step, reason))
+            else:
+                kept.append(document)
+    return kept, refused

@@ -1,0 +1,111 @@
+"""How a corpus is cut into pieces of work that any process can do, in any order, and do again.
+
+A *part* is a few input files, cleaned on their own. A *bucket* is a range of document ids: since ids are
+hashes, buckets are about equally full, and one after the other they are the corpus sorted by id. Everything
+on the way lies in one folder, so that a task is no more than a name and a number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+from numpy.typing import NDArray
+
+from sishu.corpus.clean_settings import CleanSettings
+from sishu.corpus.sources import Input
+from sishu.files import dump_json, whole, write_atomic
+
+PART_BYTES, PART_FILES = 32_000_000, 256
+"""Small files are put together until a part has so many bytes, or files."""
+BUCKET_BYTES = 16_000_000
+"""Of input for a bucket; up to as much text must fit into a worker's memory several times."""
+MOST_BUCKETS = 4096
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The folder of the work, what it is to do, and how it is cut up."""
+
+    folder: Path
+    settings: CleanSettings
+    parts: tuple[tuple[Input, ...], ...]
+    buckets: int
+
+    def bucket_of(self, identity: str) -> int:
+        """The bucket of a document's id."""
+        return int(identity, 16) * self.buckets >> 64
+
+    def path(self, kind: str, number: int, ending: str) -> Path:
+        """The file of a kind for a part or bucket."""
+        folder = self.folder / kind
+        folder.mkdir(exist_ok=True)
+        return folder / f"{number:05}.{ending}"
+
+    def result(self, task: str, number: int) -> dict[str, Any]:
+        """What a finished task said."""
+        result: dict[str, Any] = json.loads(self.path(task, number, "json").read_bytes())
+        return result
+
+    def places(self, bucket: int) -> list[tuple[int, int, int]]:
+        """Part, shelf and row group of the documents of a bucket."""
+        found: list[tuple[int, int, int]] = json.loads(self.path("places", bucket, "json").read_bytes())
+        return found
+
+    def leave(self, kind: str, number: int, **rows: NDArray[Any]) -> None:
+        """Writes rows of numbers down for a task to come."""
+        with whole(self.path(kind, number, "npz")) as path, path.open("wb") as file:
+            numpy.savez(file, allow_pickle=False, **rows)
+
+    def array(self, kind: str, number: int, name: str) -> NDArray[Any]:
+        """A row of numbers that `leave` has written."""
+        with numpy.load(self.path(kind, number, "npz"), allow_pickle=False) as rows:
+            row: NDArray[Any] = rows[name]
+            return row
+
+    def discard(self, kind: str, ending: str) -> None:
+        """Deletes what no task to come will read."""
+        for path in (self.folder / kind).glob(f"*.{ending}"):
+            path.unlink()
+
+    def save(self) -> None:
+        """Writes the plan down, for the processes that work on it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.folder / "plan.json", self.as_json())
+
+    def as_json(self) -> str:
+        """The plan without its folder."""
+        return dump_json(
+            {
+                "settings": self.settings.model_dump(mode="json"),
+                "parts": [[asdict(source) for source in part] for part in self.parts],
+                "buckets": self.buckets,
+            }
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Plan:
+        """The plan that `save` left in a folder."""
+        data = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        parts = tuple(tuple(Input(**source) for source in part) for part in data["parts"])
+        return cls(folder, CleanSettings.model_validate(data["settings"]), parts, data["buckets"])
+
+
+def make_plan(folder: Path, settings: CleanSettings, inputs: Sequence[Input]) -> Plan:
+    """Cuts the work on these inputs up, in the same way whoever is to do it."""
+    parts: list[list[Input]] = []
+    size = 0
+    for source in inputs:
+        weight = source.size or PART_BYTES  # of a distant file the size may be unknown
+        if not parts or size + weight > PART_BYTES or len(parts[-1]) == PART_FILES:
+            parts.append([])
+            size = 0
+        parts[-1].append(source)
+        size += weight
+    total = sum(source.size or PART_BYTES for source in inputs)
+    buckets = max(1, min(MOST_BUCKETS, -(-total // BUCKET_BYTES)))
+    return Plan(folder, settings, tuple(map(tuple, parts)), buckets)
