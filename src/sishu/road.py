@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +160,16 @@ def walk(recipe: Recipe, folder: Path, stages: Sequence[str]) -> Run:
 
 
 def _outside(stage: Stage, recipe: Recipe) -> dict[str, Path]:
-    """Needs of a stage that a setting meets with a path outside the run."""
+    """Paths outside the run: of needs that a setting meets, and of other files that the settings name."""
     settings = getattr(recipe, stage.name)
     paths = {n.name: getattr(settings, n.setting) for n in stage.needs if n.setting}
+    for name in stage.files:
+        given = attrgetter(name)(settings)
+        paths |= (
+            {f"{name}.{i}": path for i, path in enumerate(given)}
+            if isinstance(given, list)
+            else {name: given}
+        )
     return {name: Path(path) for name, path in paths.items() if path is not None}
 
 
@@ -184,12 +192,12 @@ def _do(stage: Stage, recipe: Recipe, run: Run, walked: Sequence[str]) -> None:
 
 def _inputs(stage: Stage, recipe: Recipe, run: Run, walked: Sequence[str]) -> dict[str, Input]:
     outside = _outside(stage, recipe)
-    found: dict[str, Input] = {}
+    found = {name: external_input(path) for name, path in outside.items()}
     for need in stage.needs:
         made = need.stage in walked and run.manifest(need.stage) is not None
         if need.name in outside:
-            found[need.name] = external_input(outside[need.name])
-        elif made or not need.optional:
+            continue
+        if made or not need.optional:
             found[need.name] = run.input_from(need.stage, need.path)
     return found
 

@@ -13,21 +13,7 @@ from sishu.corpus.clean import clean
 from sishu.corpus.clean_settings import CleanSettings
 from sishu.corpus.document import Document, Page, document_id
 from sishu.corpus.table import read_split
-
-NOUNS = ["river", "bridge", "tower", "market", "garden", "harbour", "window", "kitchen", "teacher"]
-VERBS = ["crosses", "watches", "builds", "paints", "remembers", "follows", "repairs", "describes"]
-PLACES = ["beyond the hills", "in early spring", "without a word", "after the long war", "at night"]
-
-
-def sentences(seed: int, count: int = 12) -> str:
-    rng = random.Random(seed)
-    lines = (
-        f"{rng.choice(['The', 'A', 'Every', 'Her'])} {rng.choice(NOUNS)} {rng.choice(VERBS)} "
-        f"{rng.choice(['my', 'the', 'no', 'their'])} {rng.choice(NOUNS)} {rng.choice(PLACES)}, "
-        f"{rng.randrange(1000, 2000)} {rng.choice(NOUNS)}s further."
-        for _ in range(count)
-    )
-    return "\n".join(lines)
+from tests.corpus.prose import PROSE, sentences
 
 
 def pages(count: int = 60) -> list[Page]:
@@ -90,8 +76,8 @@ def test_figures_files_and_funnel_agree(tmp_path: Path) -> None:
 
     funnel = json.loads((tmp_path / "funnel.json").read_text())
     assert funnel["damaged"] == {"broken record": 2}
-    names = ["decode", "html to text", "language", "quality", "scrub", "exact duplicates",
-             "repeated passages", "near duplicates"]  # fmt: skip
+    names = ["url", "decode", "html to text", "language", "quality", "bad words", "scrub",
+             "exact duplicates", "repeated passages", "near duplicates"]  # fmt: skip
     assert [step["name"] for step in funnel["steps"]] == names
     for step, following in zip(funnel["steps"], funnel["steps"][1:], strict=False):
         assert step["documents_out"] == following["documents_in"]
@@ -101,19 +87,6 @@ def test_figures_files_and_funnel_agree(tmp_path: Path) -> None:
     rejects = [json.loads(line) for line in (tmp_path / "rejects.jsonl").open()]
     assert {r["url"] for r in rejects} >= {"https://a.org/i.png", "https://a.org/short", "s"}
     assert set(rejects[0]) == {"step", "id", "url", "reason", "excerpt"}
-
-
-PROSE = """The ferry left at dawn with eleven passengers, two goats and a piano that nobody had paid for.
-Fog lay so thick on the river that the captain steered by the bells of the churches along both banks.
-Around noon it lifted, and the whole valley could be seen: vineyards, a ruined tower, the white road to Linz.
-An old woman shared her bread with the soldiers, who have been on their way home since the spring floods.
-They spoke of prices, of the weather, and of a bridge that three governments had promised but never built.
-When the engine stopped for the second time, the boy who looked after it swore that it was not his fault.
-So they drifted past the mills until a tug came out, took the rope and pulled them into the harbour by night.
-Nobody was angry; the innkeeper lit the lamps again, soup was warmed, and the piano stood in the hall at last.
-It was out of tune with all that water in it, but a girl of twelve played a dance that everyone knew.
-Years later the captain would say that this was the shortest voyage of his life and one he often thought of.
-He sold the boat to a company from the capital, which painted it green and forgot to pay the last part."""
 
 
 def test_finewebs_rules_refuse_more_and_cut_lines(tmp_path: Path) -> None:

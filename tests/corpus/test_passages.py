@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 from sishu.corpus import passages
 
 
-def cut_passages(texts: list[str]) -> list[str]:
+def cut_passages(texts: list[str], *, lines: bool = False) -> list[str]:
     """All texts without the passages that an earlier one, or they themselves, said before."""
-    hashes = [passages.passage_hashes(text) for text in texts]
+    hashes = [passages.passage_hashes(text, lines=lines) for text in texts]
     repeated = passages.said_before(numpy.concatenate([numpy.zeros(0, numpy.uint64), *hashes]))
     marks = numpy.split(repeated, numpy.cumsum([len(one) for one in hashes]))
-    return [passages.without_passages(text, mark) for text, mark in zip(texts, marks, strict=False)]
+    pairs = zip(texts, marks, strict=False)
+    return [passages.without_passages(text, mark, lines=lines) for text, mark in pairs]
 
 
 def cut_edges(texts: list[str], sites: list[str]) -> list[str]:
@@ -50,6 +51,13 @@ def test_trivial_lines_neither_count_nor_break_a_passage() -> None:
 def test_chinese_passages() -> None:
     poem = "床前明月光\n疑是地上霜\n举头望明月\n低头思故乡"
     assert cut_passages([poem, "静夜思\n" + poem]) == [poem, "静夜思"]
+
+
+def test_single_lines_are_cut_if_they_are_long_and_it_is_wanted() -> None:
+    long, poem = "All rights of this wonderful page are reserved.", "床前明月光疑是地上霜举头望明月"
+    texts = [f"{long}\nfirst\n{poem}", f"second\n{long}\nreturn x\n{poem}\nreturn x"]
+    assert cut_passages(texts, lines=True) == [texts[0], "second\nreturn x\nreturn x"]
+    assert cut_passages(texts) == texts
 
 
 @given(st.lists(st.lists(st.sampled_from(["aaa", "bbb", "ccc", "", "}"]), max_size=8), max_size=6))

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,7 +18,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from sishu.corpus import passages
-from sishu.corpus.dedup import BANDS, band_keys, text_digest
+from sishu.corpus.dedup import BANDS, band_keys, mix, text_digest
 from sishu.corpus.document import Document, Refused
 from sishu.corpus.funnel import Funnel, Rejected
 from sishu.corpus.parts import of_bucket
@@ -25,8 +26,10 @@ from sishu.corpus.plan import Plan
 from sishu.corpus.split import group_rank
 from sishu.corpus.table import documents_of, table_of, write_table
 
+ADDRESS = "same address"
 EXACT, PASSAGES, NEAR = "exact duplicates", "repeated passages", "near duplicates"
 """The steps that compare documents."""
+_CRAWL = re.compile(r"CC-MAIN-\d{4}-\d{2}")
 NONE = numpy.iinfo(numpy.uint64).max
 """In a row of ids of originals: this document repeats none."""
 
@@ -35,6 +38,10 @@ def gather(plan: Plan, number: int) -> dict[str, Any]:
     """Collects the documents of a bucket from all parts and sorts them by id."""
     documents, refused = of_bucket(plan, number)
     documents.sort(key=lambda d: (d.id, d.url, d.date, d.text))
+    funnel = Funnel(plan.settings.keep_rejects)
+    if plan.settings.same_address == "newest":
+        documents, older = _newest(documents, funnel)
+        refused += older
     write_table(plan.path("gathered", number, "parquet"), table_of(documents))
     write_table(plan.path("refused_alone", number, "parquet"), _refusals(refused))
     sites = [passages.site_of(document.url) for document in documents]
@@ -52,14 +59,14 @@ def gather(plan: Plan, number: int) -> dict[str, Any]:
         edge_owners=numpy.array([i for i, found in enumerate(edges) for _ in found], numpy.int64),
         edges=numpy.array([edge for found in edges for edge in found], numpy.uint64),
     )
-    return {"documents": len(documents)}
+    return {"funnel": funnel.as_dict()}
 
 
 def list_passages(plan: Plan, number: int) -> dict[str, Any]:
     """Numbers for all passages of a bucket's documents that are no exact duplicates."""
     shared = _shared_edges(plan)
     hashes = [
-        passages.passage_hashes(_without_edges(document, shared))
+        passages.passage_hashes(_without_edges(document, shared), lines=plan.settings.repeated_lines)
         for document in _after_exact(plan, number, Funnel(0))[0]
     ]
     plan.leave(
@@ -83,7 +90,7 @@ def settle(plan: Plan, number: int) -> dict[str, Any]:
     group = plan.settings.held_out_group
     pattern = re.compile(group) if group else None
     started = perf_counter()
-    bands = _bands(documents) if plan.settings.near_duplicates else {}
+    bands = _bands(documents, plan.settings.per_crawl) if plan.settings.near_duplicates else {}
     plan.leave(
         "settled",
         number,
@@ -139,6 +146,25 @@ def _refusals(refused: Sequence[Refused]) -> pyarrow.Table:
     return pyarrow.table(columns)
 
 
+def _newest(documents: Sequence[Document], funnel: Funnel) -> tuple[list[Document], list[Refused]]:
+    """Of sorted documents the last of each address."""
+    kept: list[Document] = []
+    refused: list[Refused] = []
+    for document, following in zip_longest(documents, documents[1:]):
+
+        def last(document: Document = document, following: Document | None = following) -> Document:
+            if following and following.id == document.id:
+                raise Rejected("older")
+            return document
+
+        outcome = funnel.apply(ADDRESS, document, last)
+        if isinstance(outcome, Refused):
+            refused.append(outcome)
+        else:
+            kept.append(outcome)
+    return kept, refused
+
+
 def _after_exact(plan: Plan, number: int, funnel: Funnel) -> tuple[list[Document], list[Refused]]:
     originals = plan.array("exact", number, "originals").tolist()
     return _first_ones(_read(plan, "gathered", number), originals, EXACT, funnel)
@@ -176,7 +202,8 @@ def _cut_passages(
     for document, marks in zip(documents, numpy.split(repeated, ends[:-1]) if len(ends) else [], strict=True):
 
         def cut(document: Document = document, marks: Any = marks) -> Document:
-            text = passages.without_passages(_without_edges(document, shared), marks)
+            text = _without_edges(document, shared)
+            text = passages.without_passages(text, marks, lines=plan.settings.repeated_lines)
             if len(text) < min(plan.settings.min_characters, len(document.text)):
                 raise Rejected("nothing new")
             return replace(document, text=text)
@@ -205,7 +232,18 @@ def _ids(documents: Sequence[Document]) -> NDArray[numpy.uint64]:
     return numpy.array([int(document.id, 16) for document in documents], numpy.uint64)
 
 
-def _bands(documents: Sequence[Document]) -> dict[str, NDArray[numpy.uint64]]:
+def _bands(documents: Sequence[Document], per_crawl: bool) -> dict[str, NDArray[numpy.uint64]]:
+    """Keys by band; those of different crawls, if these are kept apart, never agree."""
     words: dict[str, int] = {}
     keys = numpy.array([band_keys(document.text, words) for document in documents], numpy.uint64)
-    return {f"band{band}": row for band, row in enumerate(keys.reshape(-1, BANDS).T)}
+    keys = keys.reshape(-1, BANDS)
+    if per_crawl:
+        crawls = [passages.site_hash(crawl_of(document.source)) for document in documents]
+        keys = mix(keys ^ numpy.array(crawls, numpy.uint64)[:, None])
+    return {f"band{band}": row for band, row in enumerate(keys.T)}
+
+
+def crawl_of(source: str) -> str:
+    """The crawl that an input file belongs to: Common Crawl's name for it, or the first folder."""
+    match = _CRAWL.search(source)
+    return match[0] if match else source.rpartition("/")[0].partition("/")[0]

@@ -19,6 +19,7 @@ from sishu.corpus.clean_settings import CleanSettings
 from sishu.corpus.document import Document, Page
 from sishu.corpus.engines import Engine, Here
 from sishu.corpus.funnel import Funnel
+from sishu.corpus.material import material
 from sishu.corpus.parts import clean_items, sort_shelves
 from sishu.corpus.plan import Plan, make_plan
 from sishu.corpus.sources import KINDS, Input
@@ -101,6 +102,7 @@ def clean_inputs(
     if not there.is_file() or there.read_text(encoding="utf-8") != plan.as_json():
         shutil.rmtree(plan.folder, ignore_errors=True)
         plan.save()
+    material(settings, plan.material)  # by one process, before many read it
     _do(plan, PART, engine, on_document)
     if not any(plan.result(PART, part)["items"] for part in range(len(plan.parts))):
         names = inputs[0].name if len(inputs) == 1 else f"each of the {len(inputs):,} files"
@@ -119,6 +121,7 @@ def _finish(plan: Plan, out: Path, engine: Engine, damaged: Counter[str]) -> dic
         scrubbed.update(result["scrubbed"])
     sort_shelves(plan)
     _do(plan, "gather", engine)
+    _merge(plan, "gather", funnel)
     plan.discard("shelves", "parquet")
     comparisons.compare_texts(plan)
     if plan.settings.repeated_passages:
@@ -126,8 +129,7 @@ def _finish(plan: Plan, out: Path, engine: Engine, damaged: Counter[str]) -> dic
         comparisons.compare_passages(plan)
     _do(plan, "settle", engine)
     plan.discard("gathered", "parquet")
-    for bucket in range(plan.buckets):
-        funnel.merge(plan.result("settle", bucket)["funnel"])
+    _merge(plan, "settle", funnel)
     if plan.settings.near_duplicates:
         comparisons.compare_signatures(plan)
     count, characters = comparisons.count(plan)
@@ -161,6 +163,11 @@ def _do(plan: Plan, task: str, engine: Engine, on_item: Callable[[int], None] | 
     """Has the tasks of a kind done that are not done yet."""
     if waiting := undone(plan, task):
         engine.run(plan, task, waiting, on_item or (lambda count: None))
+
+
+def _merge(plan: Plan, task: str, funnel: Funnel) -> None:
+    for bucket in range(plan.buckets):
+        funnel.merge(plan.result(task, bucket)["funnel"])
 
 
 def _write(plan: Plan, out: Path, funnel: Funnel) -> Counter[tuple[str, str]]:

@@ -30,6 +30,8 @@ class Document:
     """ISO 639 code from language identification, empty before that step."""
     language_score: float = 0.0
     """Probability of `language`, 0 to 1."""
+    quality_score: float | None = None
+    """What the quality model says, 0 to 1; None without one."""
     source: str = ""
     """The input file it came from."""
 

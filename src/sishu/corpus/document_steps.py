@@ -7,12 +7,15 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from sishu.corpus import charset, heuristics, language, quality
 from sishu.corpus.clean_settings import CleanSettings
 from sishu.corpus.document import Document, Page, Refused, document_id
 from sishu.corpus.extract import html_to_text
 from sishu.corpus.funnel import Funnel, Rejected
+from sishu.corpus.material import material
+from sishu.corpus.paragraphs import keep_languages
 from sishu.corpus.passages import without_own_repeats
 from sishu.corpus.scrub import scrub
 
@@ -24,24 +27,34 @@ Step = Callable[[Document], Document]
 
 
 class DocumentSteps:
-    """Decode, html to text, scrub, language, quality, as the settings say.
+    """The steps of one document, from its URL to the scrubbing of its text, as the settings say.
 
     Args:
         settings: of the pipeline.
         funnel: counts what happens.
+        folder: where `material` keeps what it has compiled.
     """
 
-    def __init__(self, settings: CleanSettings, funnel: Funnel) -> None:
+    def __init__(self, settings: CleanSettings, funnel: Funnel, folder: Path) -> None:
         self._settings = settings
+        self._material = material(settings, folder)
         self._funnel = funnel
         self.scrubbed: Counter[str] = Counter()
         """Addresses and numbers replaced so far, by kind."""
         self._steps: dict[str, Step] = {
             "html to text": self._extract,
             "language": self._identify,
-            "quality": self._judge,
-            "scrub": self._scrub,
         }
+        if settings.foreign_paragraphs == "cut":
+            self._steps["paragraphs"] = self._cut_foreign
+        self._steps["quality"] = self._judge
+        if settings.quality_model:
+            self._steps["quality model"] = self._score
+        if settings.bad_words:
+            self._steps["bad words"] = self._refuse_bad_words
+        if settings.evaluations:
+            self._steps["evaluations"] = self._keep_out_evaluations
+        self._steps["scrub"] = self._scrub
         self._is_html = False
 
     def __call__(self, item: Page | Document, source: str = "") -> Document | Refused:
@@ -53,21 +66,27 @@ class DocumentSteps:
             outcome = self._funnel.apply(name, outcome, partial(step, outcome))
         return outcome
 
-    def refuse(self, item: Page | Document, source: str, reason: str) -> Refused:
+    def refuse(self, item: Page | Document, source: str, reason: str) -> Document | Refused:
         """Refuses an item unseen."""
 
         def refuse(_: Document) -> Document:
             raise Rejected(reason)
 
-        outcome = self._first(item, source, refuse)
-        assert isinstance(outcome, Refused)
-        return outcome
+        return self._first(item, source, refuse)
 
     def _first(self, item: Page | Document, source: str, decode: Step) -> Document | Refused:
         url = _valid(item.url)
         text, body = ("", len(item.body)) if isinstance(item, Page) else (item.text, None)
         document = Document(document_id(item.url), url, item.date, text, source=source)
+        outcome = self._funnel.apply("url", document, partial(self._look_at_url, document), body)
+        if isinstance(outcome, Refused):
+            return outcome
         return self._funnel.apply("decode", document, partial(decode, document), body)
+
+    def _look_at_url(self, document: Document) -> Document:
+        if reason := self._material.urls.reason(document.url):
+            raise Rejected(reason)
+        return document
 
     def _decode(self, item: Page | Document, document: Document) -> Document:
         self._is_html = False
@@ -100,6 +119,10 @@ class DocumentSteps:
             raise Rejected("language uncertain")
         return replace(document, language=code, language_score=score)
 
+    def _cut_foreign(self, document: Document) -> Document:
+        wanted = self._settings.languages or [document.language]
+        return replace(document, text=keep_languages(document.text, wanted, document.language).text)
+
     def _judge(self, document: Document) -> Document:
         settings, text = self._settings, document.text
         if len(text) < settings.min_characters:
@@ -115,6 +138,31 @@ class DocumentSteps:
         if settings.quality == "loose" and (reason := quality.judge(text)):
             raise Rejected(reason)
         return document
+
+    def _score(self, document: Document) -> Document:
+        assert self._material.quality
+        score = self._material.quality.score(document.text)
+        if score < self._settings.min_quality:
+            raise Rejected("low quality")
+        return replace(document, quality_score=score)
+
+    def _refuse_bad_words(self, document: Document) -> Document:
+        assert self._material.bad_words
+        if reason := self._material.bad_words.judge(document.text, document.language):
+            raise Rejected(reason)
+        return document
+
+    def _keep_out_evaluations(self, document: Document) -> Document:
+        assert self._material.evaluations
+        reason = self._material.evaluations.judge(document.text)
+        if not reason:
+            return document
+        if self._settings.contaminated == "cut":
+            pieces = self._material.evaluations.cut(document.text)
+            text = "\n\n".join(piece.strip() for piece in pieces)
+            if len(text) >= self._settings.min_characters:
+                return replace(document, text=text)
+        raise Rejected(reason)
 
 
 def _valid(text: str) -> str:

@@ -27,8 +27,8 @@ class Rejected(Exception):
 
 @dataclass
 class Step:
-    """Counts of one step. Characters and bytes (in UTF-8) are those of the texts; going into `decode` they
-    are both the bytes that arrived."""
+    """Counts of one step. Characters and bytes (in UTF-8) are those of the texts; of a page that is not
+    decoded yet they are both the bytes that arrived."""
 
     name: str
     documents_in: int = 0
@@ -70,12 +70,12 @@ class Funnel:
             document: what goes in; of a page not yet decoded, one without text.
             work: gives the document going out or raises `Rejected`. Any other failure counts as a reason
                 too: one hostile page must not end a run of a million.
-            body: bytes of the page not yet decoded.
+            body: bytes of a page not yet decoded.
         """
         step = self.step(name)
+        characters, size = (len(document.text), _bytes(document.text)) if body is None else (body, body)
         step.documents_in += 1
-        size = _bytes(document.text) if body is None else body
-        step.characters_in += len(document.text) if body is None else body
+        step.characters_in += characters
         step.bytes_in += size
         started = perf_counter()
         try:
@@ -88,13 +88,14 @@ class Funnel:
             return self.refuse(name, document, f"failed: {type(error).__name__}")
         finally:
             step.seconds += perf_counter() - started
-        changed = body is None and after.text is not document.text and after.text != document.text
-        if changed:
-            step.changed += 1
-            self._remember(self.edited, name, document, lambda: _difference(document.text, after.text))
+        if after is not document and (body is not None or after.text != document.text):
+            characters, size = len(after.text), _bytes(after.text)
+            if body is None:
+                step.changed += 1
+                self._remember(self.edited, name, document, lambda: _difference(document.text, after.text))
         step.documents_out += 1
-        step.characters_out += len(after.text)
-        step.bytes_out += _bytes(after.text) if changed or body is not None else size
+        step.characters_out += characters
+        step.bytes_out += size
         return after
 
     def step(self, name: str) -> Step:

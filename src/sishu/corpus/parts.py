@@ -62,14 +62,14 @@ def clean_items(
         damaged and scrubbed.
     """
     funnel = Funnel(plan.settings.keep_rejects)
-    steps = DocumentSteps(plan.settings, funnel)
+    steps = DocumentSteps(plan.settings, funnel, plan.material)
     condemned = _condemned(plan, number)
     shelves: list[list[int]] = []
     waiting: list[Document | Refused] = []
     size = count = 0
     for count, (item, source) in enumerate(items, 1):  # the count is told afterwards
         if reason := condemned.get(count):
-            outcome: Document | Refused = steps.refuse(item, source, reason)
+            outcome = steps.refuse(item, source, reason)
         else:
             watch(count)
             outcome = steps(item, source)

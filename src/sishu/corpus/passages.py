@@ -17,9 +17,13 @@ from sishu.corpus.dedup import mix
 
 PASSAGE_LINES = 3
 """Consecutive lines that must all have occurred before, in a row, to be cut."""
+LINE_WEIGHT = 40
+"""Characters of a line, one of Chinese or Japanese counted as three, from which it is cut even alone, where
+that is wanted: about seven words."""
 MIN_SITE = 10
 """Pages a site must have for lines they share to count as its template."""
 
+_HAN = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
 _NON_TRIVIAL = re.compile(r"\w\W*\w\W*\w|[\u3040-\u30ff\u3400-\u9fff]")
 _SITE = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]*", re.IGNORECASE)
 
@@ -33,7 +37,7 @@ def site_of(url: str) -> str:
 
 
 def site_hash(site: str) -> int:
-    """A number for the site, 0 for none."""
+    """A number for a site (or anything else that has a name), 0 for none."""
     return _hash(site) if site else 0
 
 
@@ -75,32 +79,42 @@ def without_edges(text: str, site: str, shared: set[int]) -> str:
     return text.strip("\n")
 
 
-def passage_hashes(text: str) -> Hashes:
-    """A number for every three consecutive lines, blank and all but wordless lines not counted."""
-    lines = text.split("\n")
-    keys = numpy.array([_hash(lines[i].strip()) for i in _counted(lines)], numpy.uint64)
+def passage_hashes(text: str, *, lines: bool = False) -> Hashes:
+    """A number for every three consecutive lines, blank and all but wordless lines not counted, and, if
+    `lines`, for every long line."""
+    rows = text.split("\n")
+    keys = numpy.array([_hash(rows[i].strip()) for i in _counted(rows)], numpy.uint64)
     count = max(0, len(keys) - PASSAGE_LINES + 1)
     hashes = numpy.zeros(count, numpy.uint64)
     for offset in range(PASSAGE_LINES):
         hashes = mix(hashes + keys[offset : offset + count] + numpy.uint64(offset + 1))
+    if lines:
+        alone = [_hash(rows[index].strip()) for index in _long(rows)]
+        hashes = numpy.concatenate([hashes, mix(numpy.array(alone, numpy.uint64))])
     return hashes
 
 
-def without_passages(text: str, repeated: Sequence[bool] | NDArray[numpy.bool_]) -> str:
-    """The text without the passages marked in `repeated`, in the order of `passage_hashes`.
+def without_passages(
+    text: str, repeated: Sequence[bool] | NDArray[numpy.bool_], *, lines: bool = False
+) -> str:
+    """The text without the passages, and lines, marked in `repeated`, in the order of `passage_hashes`.
 
     Pages of one site repeat their surroundings; API pages also repeat what classes inherit. Such
     text would be learnt by heart and would leak from training to validation.
     """
     if not any(repeated):
         return text
-    lines = text.split("\n")
-    counted = _counted(lines)
-    removed = bytearray(len(lines))
-    for start in numpy.flatnonzero(repeated):
+    rows = text.split("\n")
+    counted = _counted(rows)
+    count = max(0, len(counted) - PASSAGE_LINES + 1)
+    removed = bytearray(len(rows))
+    for start in numpy.flatnonzero(repeated[:count]):
         first, last = counted[start], counted[start + PASSAGE_LINES - 1]
         removed[first : last + 1] = b"\1" * (last + 1 - first)
-    kept = "\n".join(line for line, gone in zip(lines, removed, strict=True) if not gone)
+    if lines:
+        for index, gone in zip(_long(rows), repeated[count:], strict=True):
+            removed[index] |= bool(gone)
+    kept = "\n".join(row for row, gone in zip(rows, removed, strict=True) if not gone)
     return re.sub(r"\n{4,}", "\n\n\n", kept).strip("\n")
 
 
@@ -118,6 +132,11 @@ def without_own_repeats(text: str) -> str:
 
 def _counted(lines: Sequence[str]) -> list[int]:
     return [index for index, line in enumerate(lines) if _NON_TRIVIAL.search(line)]
+
+
+def _long(lines: Sequence[str]) -> list[int]:
+    """Indices of the lines that say enough to be cut alone."""
+    return [i for i, line in enumerate(lines) if len(line) + 2 * len(_HAN.findall(line)) >= LINE_WEIGHT]
 
 
 def _edge_lines(lines: Sequence[str]) -> list[int]:

@@ -36,6 +36,11 @@ class Plan:
     parts: tuple[tuple[Input, ...], ...]
     buckets: int
 
+    @property
+    def material(self) -> Path:
+        """The folder of what is compiled for the steps (`material.py`)."""
+        return self.folder / "material"
+
     def bucket_of(self, identity: str) -> int:
         """The bucket of a document's id."""
         return int(identity, 16) * self.buckets >> 64

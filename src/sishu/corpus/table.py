@@ -22,6 +22,7 @@ DOCUMENT = pyarrow.schema(
         ("source", pyarrow.string()),
         ("language", pyarrow.string()),
         ("language_score", pyarrow.float32()),
+        ("quality_score", pyarrow.float32()),
         ("text", pyarrow.string()),
     ]
 )

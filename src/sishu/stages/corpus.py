@@ -59,4 +59,5 @@ STAGE = Stage(
     CorpusSettings,
     (Need("data", "crawl", "pages.warc.gz", setting="data"),),
     work,
+    files=("block.domains", "block.urls", "block.words", "bad_word_lists", "evaluations", "quality_model"),
 )

@@ -31,3 +31,5 @@ class Stage:
     settings: type[Section]
     needs: tuple[Need, ...]
     work: Callable[[Any, StageContext], dict[str, Any]]
+    files: tuple[str, ...] = ()
+    """Settings, dotted, that name further files from outside the run, each one or a list of them."""
