@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from sishu.console import UserError
 from sishu.corpus.clean import clean
@@ -121,3 +123,31 @@ def test_the_newest_of_an_address_is_kept(tmp_path: Path) -> None:
     assert kept["https://a.org/x"] == sentences(502) and refused == {"same address: older": 2}
     _, refused = run(tmp_path / "all", [*FILLER, *twice])
     assert refused == {}
+
+
+def test_tokens_are_counted_if_a_tokenizer_is_given(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    page = Page("https://a.org/p", f"<p>{PROSE} Ask jo@corp.org.</p>".encode(), "text/html")
+    out = tmp_path / "out"
+    kept, _ = run(out, [*FILLER, FILLER[0], page], count_tokens=str(tmp_path))
+    steps = {step["name"]: step for step in json.loads((out / "funnel.json").read_text())["steps"]}
+    words = sum(len(text.split()) for text in kept.values())
+    assert steps["near duplicates"]["tokens_out"] == words
+    assert steps["decode"]["tokens_out"] == words - len(PROSE.split()) - 2 + len(FILLER[0].text.split())
+    assert steps["language"]["tokens_in"] == words + len(FILLER[0].text.split())
+    assert steps["scrub"]["changed"] == 1
+    table = {row["name"]: row for row in pyarrow.parquet.read_table(out / "funnel.parquet").to_pylist()}
+    for name, step in steps.items():
+        assert {k: v for k, v in table[name].items() if k != "reasons"} == {
+            k: v for k, v in step.items() if k != "reasons"
+        }
+        assert dict(table[name]["reasons"]) == step["reasons"]
+    samples = pyarrow.parquet.read_table(out / "samples.parquet").to_pylist()
+    assert [(row["step"], row["url"]) for row in samples] == [
+        ("exact duplicates", "https://filler.org/0"),
+        ("html to text", "https://a.org/p"),
+        ("scrub", "https://a.org/p"),
+    ]
+    assert "jo@corp.org" in samples[2]["before"] and "<email>" in samples[2]["after"]

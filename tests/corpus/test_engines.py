@@ -24,7 +24,7 @@ from sishu.corpus.plan import Plan, make_plan
 from sishu.corpus.sources import list_inputs, read_documents_or_pages
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgkmpt" for b in "aeiou" for c in "lmnrst"]
-RESULTS = ("documents.parquet", "refused.parquet", "rejects.jsonl", "edits.jsonl")
+RESULTS = ("documents.parquet", "refused.parquet", "rejects.jsonl", "edits.jsonl", "samples.parquet")
 SETTINGS = CleanSettings(quality="none", document_seconds=1)
 
 
@@ -91,7 +91,11 @@ def test_all_engines_make_the_same_corpus(material: Path, tmp_path: Path) -> Non
         assert figures[name] == figures["here"]
         assert results(tmp_path / name) == results(tmp_path / "here")
         assert counts(tmp_path / name) == counts(tmp_path / "here")
-        assert {path.name for path in (tmp_path / name).iterdir()} == {*RESULTS, "funnel.json"}
+        assert {path.name for path in (tmp_path / name).iterdir()} == {
+            *RESULTS,
+            "funnel.json",
+            "funnel.parquet",
+        }
 
 
 def test_a_stream_in_one_piece_gives_the_same(material: Path, tmp_path: Path) -> None:

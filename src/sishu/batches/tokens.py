@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +11,31 @@ import numpy.typing as npt
 import torch
 
 from sishu.batches.batch import Batch, Stateless, draw, shuffled
-from sishu.files import write_atomic
+from sishu.files import whole, write_atomic
 from sishu.tokenizer.tokenizer import Tokenizer
 
 Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
+TEXTS_AT_ONCE = 1000
+"""Texts encoded together."""
 
-def write_tokens(texts: Sequence[str], tokenizer: Tokenizer, path: Path) -> int:
+
+def write_tokens(texts: Iterable[str], tokenizer: Tokenizer, path: Path) -> int:
     """Write `<bos> text <bos> text …` as flat little-endian uint16 (uint32 above 65,536 tokens) at `path`
-    and the documents' ends as uint64 beside it (`.ends`). Returns the number of tokens."""
+    and the documents' ends as uint64 beside it (`.ends`). Returns the number of tokens. Texts are taken a
+    few at a time, so that only the ends are held in memory."""
     kind = "<u2" if tokenizer.vocabulary_size <= 2**16 else "<u4"
-    rows = [[tokenizer.bos, *ids] for ids in tokenizer.encode_batch(texts)]
-    flat = np.fromiter((i for row in rows for i in row), dtype=kind)
-    ends = np.cumsum([len(row) for row in rows], dtype="<u8")
-    write_atomic(path, flat.tobytes())
-    write_atomic(path.with_suffix(".ends"), ends.tobytes())
-    return len(flat)
+    ends, total = [], 0
+    waiting = iter(texts)
+    with whole(path) as unfinished, unfinished.open("wb") as file:
+        while some := list(islice(waiting, TEXTS_AT_ONCE)):
+            rows = [[tokenizer.bos, *ids] for ids in tokenizer.encode_batch(some)]
+            np.fromiter((i for row in rows for i in row), dtype=kind).tofile(file)
+            for row in rows:
+                total += len(row)
+                ends.append(total)
+    write_atomic(path.with_suffix(".ends"), np.array(ends, "<u8").tobytes())
+    return total
 
 
 def read_tokens(path: Path, vocabulary: int) -> Ids:

@@ -21,6 +21,7 @@ from sishu.corpus import passages
 from sishu.corpus.dedup import BANDS, band_keys, mix, text_digest
 from sishu.corpus.document import Document, Refused
 from sishu.corpus.funnel import Funnel, Rejected
+from sishu.corpus.material import token_counter
 from sishu.corpus.parts import of_bucket
 from sishu.corpus.plan import Plan
 from sishu.corpus.split import group_rank
@@ -38,7 +39,7 @@ def gather(plan: Plan, number: int) -> dict[str, Any]:
     """Collects the documents of a bucket from all parts and sorts them by id."""
     documents, refused = of_bucket(plan, number)
     documents.sort(key=lambda d: (d.id, d.url, d.date, d.text))
-    funnel = Funnel(plan.settings.keep_rejects)
+    funnel = Funnel(plan.settings.keep_rejects, token_counter(plan.settings, plan.material))
     if plan.settings.same_address == "newest":
         documents, older = _newest(documents, funnel)
         refused += older
@@ -80,7 +81,7 @@ def list_passages(plan: Plan, number: int) -> dict[str, Any]:
 
 def settle(plan: Plan, number: int) -> dict[str, Any]:
     """Takes out exact duplicates and repeated passages, and signs what is left for near duplicates."""
-    funnel = Funnel(plan.settings.keep_rejects)
+    funnel = Funnel(plan.settings.keep_rejects, token_counter(plan.settings, plan.material))
     documents, refused = _after_exact(plan, number, funnel)
     if plan.settings.repeated_passages:
         documents, nothing_new = _cut_passages(plan, number, documents, funnel)

@@ -19,7 +19,7 @@ from sishu.corpus.clean_settings import CleanSettings
 from sishu.corpus.document import Document, Page
 from sishu.corpus.engines import Engine, Here
 from sishu.corpus.funnel import Funnel
-from sishu.corpus.material import material
+from sishu.corpus.material import material, token_counter
 from sishu.corpus.parts import clean_items, sort_shelves
 from sishu.corpus.plan import Plan, make_plan
 from sishu.corpus.sources import KINDS, Input
@@ -80,7 +80,7 @@ def clean_inputs(
     """Cleans input files into the folder `out`; goes on where the same work was stopped there before.
 
     Writes documents.parquet (the same bytes for the same inputs in any order, by any engine), refused.parquet
-    with what became of the others, funnel.json, rejects.jsonl and edits.jsonl.
+    with what became of the others, and what `Funnel.write` writes.
 
     Args:
         inputs: as `list_inputs` gives them.
@@ -113,7 +113,7 @@ def clean_inputs(
 def _finish(plan: Plan, out: Path, engine: Engine, damaged: Counter[str]) -> dict[str, Any]:
     """All that follows when each document has been cleaned for itself."""
     scrubbed: Counter[str] = Counter()
-    funnel = Funnel(plan.settings.keep_rejects)
+    funnel = Funnel(plan.settings.keep_rejects, token_counter(plan.settings, plan.material))
     for part in range(len(plan.parts)):
         result = plan.result(PART, part)
         funnel.merge(result["funnel"])

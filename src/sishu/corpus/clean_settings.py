@@ -113,6 +113,9 @@ class CleanSettings(Section):
         ge=0,
         description="Refused and changed documents to show for each step, in rejects.jsonl and edits.jsonl.",
     )
+    count_tokens: str | None = Field(
+        default=None, description="A tokenizer.json, or its folder, to count the tokens of every step with."
+    )
     document_seconds: float = Field(
         default=10.0, gt=0, description="Processor time after which a document is given up."
     )

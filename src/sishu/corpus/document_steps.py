@@ -22,6 +22,8 @@ from sishu.corpus.scrub import scrub
 _HTML_TYPES = frozenset(("text/html", "application/xhtml+xml"))
 _HTML_START = re.compile(r"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.I | re.S)
 
+EXTRACTION = "html to text"
+
 Step = Callable[[Document], Document]
 """Gives the document as it goes on, or raises `Rejected`."""
 
@@ -42,7 +44,7 @@ class DocumentSteps:
         self.scrubbed: Counter[str] = Counter()
         """Addresses and numbers replaced so far, by kind."""
         self._steps: dict[str, Step] = {
-            "html to text": self._extract,
+            EXTRACTION: self._extract,
             "language": self._identify,
         }
         if settings.foreign_paragraphs == "cut":
@@ -63,7 +65,8 @@ class DocumentSteps:
         for name, step in self._steps.items():
             if isinstance(outcome, Refused):
                 return outcome
-            outcome = self._funnel.apply(name, outcome, partial(step, outcome))
+            is_text = (name != EXTRACTION or not self._is_html, True)
+            outcome = self._funnel.apply(name, outcome, partial(step, outcome), is_text=is_text)
         return outcome
 
     def refuse(self, item: Page | Document, source: str, reason: str) -> Document | Refused:
@@ -78,10 +81,11 @@ class DocumentSteps:
         url = _valid(item.url)
         text, body = ("", len(item.body)) if isinstance(item, Page) else (item.text, None)
         document = Document(document_id(item.url), url, item.date, text, source=source)
-        outcome = self._funnel.apply("url", document, partial(self._look_at_url, document), body)
+        is_text = (body is None, body is None)
+        outcome = self._funnel.apply("url", document, partial(self._look_at_url, document), body, is_text)
         if isinstance(outcome, Refused):
             return outcome
-        return self._funnel.apply("decode", document, partial(decode, document), body)
+        return self._funnel.apply("decode", document, partial(decode, document), body, is_text)
 
     def _look_at_url(self, document: Document) -> Document:
         if reason := self._material.urls.reason(document.url):

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import pyarrow
+
 from sishu.console import UserError
 from sishu.corpus.document import Document, Refused
+from sishu.corpus.table import write_table
 from sishu.files import write_atomic
 
 EXCERPT = 300
 """Characters of a text that its record shows."""
+_SHOWN = ("step", "id", "url", "reason", "excerpt", "before", "after")
 _BEFORE = 60
 """Characters of them that lie before the first difference."""
 
@@ -37,6 +41,9 @@ class Step:
     characters_out: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    tokens_in: int = 0
+    """Under the tokenizer that is to count, of documents that are text already; else 0."""
+    tokens_out: int = 0
     changed: int = 0
     """Documents let through with another text."""
     seconds: float = 0.0
@@ -52,16 +59,24 @@ class Funnel:
 
     Args:
         keep: how many refused, and how many changed, documents to remember for each step.
+        count: gives the number of tokens in a text, if they are to be counted.
     """
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, keep: int, count: Callable[[str], int] | None = None) -> None:
         self.steps: dict[str, Step] = {}
         self._keep = keep
+        self._count = count
+        self._counted = ("", 0)
         self.refused: dict[str, Sample] = {}
         self.edited: dict[str, Sample] = {}
 
     def apply(
-        self, name: str, document: Document, work: Callable[[], Document], body: int | None = None
+        self,
+        name: str,
+        document: Document,
+        work: Callable[[], Document],
+        body: int | None = None,
+        is_text: tuple[bool, bool] = (True, True),
     ) -> Document | Refused:
         """Runs one step on one document.
 
@@ -71,12 +86,14 @@ class Funnel:
             work: gives the document going out or raises `Rejected`. Any other failure counts as a reason
                 too: one hostile page must not end a run of a million.
             body: bytes of a page not yet decoded.
+            is_text: whether the document is text, and not markup, before the step and after.
         """
         step = self.step(name)
         characters, size = (len(document.text), _bytes(document.text)) if body is None else (body, body)
         step.documents_in += 1
         step.characters_in += characters
         step.bytes_in += size
+        step.tokens_in += self._tokens(document.text) if is_text[0] else 0
         started = perf_counter()
         try:
             after = work()
@@ -96,7 +113,14 @@ class Funnel:
         step.documents_out += 1
         step.characters_out += characters
         step.bytes_out += size
+        step.tokens_out += self._tokens(after.text) if is_text[1] else 0
         return after
+
+    def _tokens(self, text: str) -> int:
+        """What goes out of a step goes into the next one, and is counted once."""
+        if self._count and text is not self._counted[0]:
+            self._counted = (text, self._count(text))
+        return self._counted[1] if self._count else 0
 
     def step(self, name: str) -> Step:
         """The counts of a step, made on first use; steps stay in the order of first use."""
@@ -163,14 +187,24 @@ class Funnel:
         }
 
     def write(self, folder: Path, damaged: Mapping[str, int]) -> None:
-        """Writes funnel.json, rejects.jsonl and edits.jsonl; `damaged` counts records that were never
-        pages."""
-        funnel = json.dumps({"damaged": damaged, "steps": self._counts()}, indent=1, ensure_ascii=False)
+        """Writes funnel.json, rejects.jsonl and edits.jsonl, and the same as funnel.parquet, a row a step, and
+        samples.parquet; `damaged` counts records that were never pages."""
+        counts = self._counts()
+        funnel = json.dumps({"damaged": damaged, "steps": counts}, indent=1, ensure_ascii=False)
         write_atomic(folder / "funnel.json", funnel + "\n")
+        rows = [step | {"reasons": list(step["reasons"].items())} for step in counts]
+        reasons = pyarrow.map_(pyarrow.string(), pyarrow.int64())
+        numbers = [(one.name, pyarrow.int64()) for one in fields(Step) if one.type == "int"]
+        names = [("name", pyarrow.string()), *numbers, ("seconds", pyarrow.float64()), ("reasons", reasons)]
+        write_table(folder / "funnel.parquet", pyarrow.Table.from_pylist(rows, pyarrow.schema(names)))
+        kept = []
         for name, samples in (("rejects.jsonl", self.refused), ("edits.jsonl", self.edited)):
             records = [sample[rank] for sample in samples.values() for rank in sorted(sample)]
             lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
             write_atomic(folder / name, "".join(lines))
+            kept += records
+        shown = pyarrow.schema([(name, pyarrow.string()) for name in _SHOWN])
+        write_table(folder / "samples.parquet", pyarrow.Table.from_pylist(kept, shown))
 
 
 def _put(sample: Sample, rank: str, record: dict[str, str]) -> None:

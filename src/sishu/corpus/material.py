@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+from tokenizers import Tokenizer
+
+from sishu.console import UserError
 from sishu.corpus.bad_words import BadWords
 from sishu.corpus.clean_settings import CleanSettings
 from sishu.corpus.decontaminate import Contamination, read_items
@@ -22,6 +26,7 @@ class Material(NamedTuple):
     bad_words: BadWords | None
     evaluations: Contamination | None
     quality: Scorer | None
+    tokenizer: Tokenizer | None
 
 
 def material(settings: CleanSettings, folder: Path) -> Material:
@@ -33,6 +38,12 @@ def material(settings: CleanSettings, folder: Path) -> Material:
         UserError: a file is missing or cannot be read.
     """
     return _material(settings.model_dump_json(), folder)
+
+
+def token_counter(settings: CleanSettings, folder: Path) -> Callable[[str], int] | None:
+    """What counts the tokens of a text, if the settings ask for it."""
+    tokenizer = material(settings, folder).tokenizer
+    return (lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)) if tokenizer else None
 
 
 @lru_cache(maxsize=4)
@@ -59,4 +70,14 @@ def _material(given: str, folder: Path) -> Material:
     if settings.quality_model:
         path = Path(settings.quality_model)
         quality = QualityModel.load(path) if path.is_dir() else FastTextScorer(path, settings.quality_label)
-    return Material(urls, bad_words, evaluations, quality)
+    tokenizer = _tokenizer(Path(settings.count_tokens)) if settings.count_tokens else None
+    return Material(urls, bad_words, evaluations, quality, tokenizer)
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    """Of a tokenizer.json, or the folder of one."""
+    path = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more particular
+        raise UserError(f"{path} cannot be read as a tokenizer.json ({error})") from error

@@ -59,5 +59,13 @@ STAGE = Stage(
     CorpusSettings,
     (Need("data", "crawl", "pages.warc.gz", setting="data"),),
     work,
-    files=("block.domains", "block.urls", "block.words", "bad_word_lists", "evaluations", "quality_model"),
+    files=(
+        "block.domains",
+        "block.urls",
+        "block.words",
+        "bad_word_lists",
+        "evaluations",
+        "quality_model",
+        "count_tokens",
+    ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import Field
@@ -47,14 +48,16 @@ class PretrainSettings(Section):
 def work(s: PretrainSettings, context: StageContext) -> dict[str, Any]:
     """Train, writing tokens, metrics, and the model folder."""
     tokenizer = Tokenizer.load(context.inputs["tokenizer"].parent)
-    sides = {}
+    held_out_bytes = 0
+
+    def texts(side: str) -> Iterator[str]:
+        nonlocal held_out_bytes
+        for document in read_split(context.inputs["documents"], side):
+            held_out_bytes += len(document.text.encode()) if side == "validation" else 0
+            yield document.text
+
     for side in ("train", "validation"):
-        texts = [d.text for d in read_split(context.inputs["documents"], side)]
-        path = context.folder / f"{side}.bin"
-        sides[side] = (
-            write_tokens(texts, tokenizer, path),
-            sum(len(t.encode()) for t in texts),
-        )
+        write_tokens(texts(side), tokenizer, context.folder / f"{side}.bin")
     train = read_tokens(context.folder / "train.bin", tokenizer.vocabulary_size)
     held_out = read_tokens(context.folder / "validation.bin", tokenizer.vocabulary_size)
     plan = derive_plan(s.model, s.train, tokenizer.vocabulary_size, len(train))
@@ -67,7 +70,7 @@ def work(s: PretrainSettings, context: StageContext) -> dict[str, Any]:
     model.initialise(context.seed)
     model.to(best_device())
     glance = held_out[:GLANCE]
-    bytes_per_token = sides["validation"][1] / max(1, sides["validation"][0])
+    bytes_per_token = held_out_bytes / max(1, len(held_out))
 
     def evaluate() -> dict[str, float]:
         nats, count = held_out_nats(
@@ -114,7 +117,7 @@ def work(s: PretrainSettings, context: StageContext) -> dict[str, Any]:
         "train_tokens": len(train),
         "tokens_seen": plan.tokens,
         "flops": 6 * plan.config.parameters() * plan.tokens,
-        "validation_bits_per_byte": round(bits_per_byte(nats, max(1, sides["validation"][1])), 5),
+        "validation_bits_per_byte": round(bits_per_byte(nats, max(1, held_out_bytes)), 5),
         "tokens_per_second": round(plan.tokens / context.seconds()),
     }
     say(f"  held-out text: {figures['validation_bits_per_byte']:.3f} bits per byte")
