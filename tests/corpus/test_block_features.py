@@ -1,9 +1,13 @@
 """What is said of a page's blocks."""
 
+import re
+
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sishu.corpus.block_features import FEATURES, features_of
-from sishu.corpus.blocks import CALLED, INSIDE, TAGS, cut
+from sishu.corpus.blocks import CALLED, INSIDE, TAGS, CutPage, cut
 from tests.corpus.test_blocks import PAGE
 
 
@@ -45,3 +49,33 @@ def test_languages_are_alike() -> None:
     chinese = PAGE.replace("then climbs.", "然后上山。").replace("No.", "不。")
     assert column(chinese, "ends a sentence") == column(PAGE, "ends a sentence")
     assert column(chinese, "bytes beyond characters")[3] > 0
+
+
+@given(
+    st.lists(
+        st.text(
+            st.one_of(st.sampled_from("a.!?。！？…,，、;；1234567890|©»• \"'”’)）]："), st.characters()),
+            min_size=1,
+        )
+    )
+)
+def test_what_is_counted_in_texts_is_what_one_finds_one_by_one(texts: list[str]) -> None:
+    count = len(texts)
+    page = CutPage(texts, [0, 0, 0, 0] * count, [-1, 0, 0, 0, 0, 0], [1], list(TAGS), "")
+    size = np.array([len(text) for text in texts], np.float32)
+    found = dict(zip(FEATURES, features_of(page).T, strict=True)) if texts else {}
+    for name, wanted in {
+        "characters": size,
+        "words": [text.count(" ") + 1 for text in texts],
+        "sentences": [len(re.findall(r"[.!?。！？…]", text)) for text in texts],
+        "commas": [len(re.findall(r"[,，、;；]", text)) for text in texts],
+        "digits": np.array([len(re.findall(r"[0-9]", text)) for text in texts], np.float32) / size,
+        "signs": [len(re.findall(r"[|©»•]", text)) for text in texts],
+        "bytes beyond characters": np.array(
+            [len(text.encode("utf-8", "replace")) for text in texts], np.float32
+        )
+        / size
+        - 1,
+        "said so often": [texts.count(text) for text in texts],
+    }.items():
+        assert not texts or np.array_equal(found[name], np.array(wanted, np.float32)), name

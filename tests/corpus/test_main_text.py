@@ -29,6 +29,28 @@ def test_trees_come_to_the_leaf_their_thresholds_say() -> None:
     assert trees(rows[:0]).shape == (0,)
 
 
+def test_trees_of_many_rows_come_to_what_one_finds_one_by_one() -> None:
+    draw = np.random.default_rng(1)
+    depth, width = 3, 6
+    trees = Trees(
+        draw.integers(0, width, (5, 2**depth - 1)).astype(np.int32),
+        draw.integers(0, 4, (5, 2**depth - 1)).astype(np.float32),
+        draw.integers(0, 99, (5, 2**depth)).astype(np.float32),
+    )
+    rows = draw.integers(0, 5, (300, width)).astype(np.float32)
+
+    def one(row: np.ndarray) -> float:
+        total = 0.0
+        for feature, threshold, leaf in zip(trees.feature, trees.threshold, trees.leaf, strict=True):
+            node = 0
+            while node < len(feature):
+                node = 2 * node + (1 if row[feature[node]] <= threshold[node] else 2)
+            total += float(leaf[node - len(feature)])
+        return total
+
+    assert trees(rows).tolist() == trees(np.asfortranarray(rows)).tolist() == [one(row) for row in rows]
+
+
 def test_the_choice_has_the_greatest_expected_f_measure() -> None:
     draw = np.random.default_rng(0)
     for _ in range(50):

@@ -3,240 +3,293 @@
 No word of the text is looked at: how long a block is, how much of it are links, where it stands and in
 what, how its neighbours are, and of what the page is made. After Kohlschütter et al. 2010, "Boilerplate
 Detection using Shallow Text Features", and Vogels et al. 2018, "Web2Text", arXiv:1801.02607.
+
+Pages are small, so that calls to numpy take the time and not what they are given: what can be found for many
+features at once is, each kind of them in rows of one table.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TypeVar
+from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sishu.corpus.blocks import CALLED, INSIDE, TAGS, Block, CutPage, Holders
+from sishu.corpus.blocks import CALLED, HOLDER, INSIDE, RUN, TAGS, CutPage
 
-Number = TypeVar("Number", np.float32, np.int64)
-Columns = dict[str, NDArray[np.float32]]
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
 
-_TAG = {tag: float(place) for place, tag in enumerate(TAGS)}
 LEVELS = (1, 2, 3, 5)
 """Of the blocks around a block: its parent's, its grandparent's, …"""
 NEIGHBOURS = (1, 2, 3, -1, -2, -3)
-_SENTENCE = re.compile(r"[.!?。！？…]")
-_END = re.compile(r"[.!?。！？…:：;；][\"'”’»)）\]]*$")
-_COMMA = re.compile(r"[,，、;；]")
+_REACHES = (4, 12)
+_UNDER = [name for name in CALLED if name in ("comment", "related", "side", "share", "navigation")]
+_HEADINGS = frozenset(f"h{level}" for level in range(1, 100))
 _FAR = 300.0
 
+_OF_TEXTS = [
+    *("characters", "words", "word length", "sentences", "commas", "sentences per word", "commas per word"),
+    *("ends a sentence", "digits", "begins with a capital", "bytes beyond characters", "signs"),
+    *("said so often", "in the title"),
+]
+_OF_BLOCKS = [
+    *("linked", "links", "emphasised", "tag", "depth", "place", "characters before", "after the heading"),
+    *("page blocks", "page characters", "page linked"),
+]
+_HELD = ("characters", "share", "linked", "blocks", "paragraphs", "children")
+_OF_HOLDERS = ["children", *(f"around {level} {what}" for level in LEVELS for what in _HELD)]
+_OF_THE_PAGE = [
+    *("in the best", "after the best", "before the best", "best share", "best running", "marked alike"),
+    *(f"page called {name}" for name in CALLED),
+    *("under a heading", *(f"under called {name}" for name in _UNDER)),
+]
+_ALIKE = ("ends a sentence", "called alike", "same holder", "same parent")
+_OF_NEIGHBOURS = [
+    *(f"{by} {what}" for by in NEIGHBOURS for what in ("characters", "linked", "tag")),
+    *(f"{by} {what}" for by in (1, -1) for what in _ALIKE),
+    *(f"text within {reach}" for reach in _REACHES),
+]
+_OF_NAMES = [
+    *(f"inside {name}" for name in INSIDE),
+    *(f"called {name}" for name in CALLED),
+    *(f"around called {name}" for name in CALLED),
+]
+_PARTS = (_OF_TEXTS, _OF_BLOCKS, _OF_HOLDERS, _OF_THE_PAGE, _OF_NEIGHBOURS, _OF_NAMES)
+FEATURES = [name for part in _PARTS for name in part]
+_ROWS = [slice(end - len(part), end) for part, end in zip(_PARTS, accumulate(map(len, _PARTS)), strict=True)]
 
-def features_of(page: CutPage) -> NDArray[np.float32]:
+_SENTENCE, _COMMA, _DIGIT, _SIGN = ".!?。！？…", ",，、;；", "0123456789", "|©»•"
+_ENDING, _CLOSING = frozenset(_SENTENCE + ":：;；"), frozenset("\"'”’»)）]")
+_END = re.compile(r"[.!?。！？…:：;；][\"'”’»)）\]]*$")
+_COUNTED = (" ", _SENTENCE, _COMMA, _DIGIT, _SIGN)
+_AT_ONCE = 1 << 18
+"""Characters to count at once: more take memory and no less time."""
+
+
+def _kinds() -> tuple[NDArray[np.uint8], Integers]:
+    """The kind of each character, and of each kind in which of `_COUNTED` it is, and its bytes in UTF-8."""
+    kind = np.zeros(0x110000, np.uint8)
+    kind[0x80:], kind[0x800:], kind[0x10000:] = 1, 2, 3
+    kind[0xD800:0xE000] = 0  # halves of characters, written as question marks
+    counts = [[0, 0, 0, 0, 0, size] for size in (1, 2, 3, 4)]
+    for character in sorted(set("".join(_COUNTED))):
+        count = [*(int(character in some) for some in _COUNTED), len(character.encode())]
+        if count not in counts:
+            counts.append(count)
+        kind[ord(character)] = counts.index(count)
+    return kind, np.array(counts)
+
+
+_KIND, _KIND_COUNTS = _kinds()
+
+
+@dataclass
+class _Page:
+    """What several kinds of features are made of, of each block unless it says otherwise."""
+
+    characters: Floats
+    total: float
+    """Characters of all blocks."""
+    linked: Floats
+    """The share."""
+    holder: Integers
+    parent: Integers
+    """Of each holder, 0 where there is none."""
+    tag: Floats
+    called: Integers
+    named: Integers
+    """What it is called itself or around."""
+
+
+def features_of(page: CutPage) -> Floats:
     """The features of a page's blocks, (blocks, `FEATURES`)."""
-    if not page.blocks:
-        return np.zeros((0, len(FEATURES)), np.float32)
-    columns = _columns(page.blocks, page.holders, page.title)
-    return np.column_stack([columns[name] for name in FEATURES]).astype(np.float32)
+    table = np.empty((len(FEATURES), len(page.texts)), np.float32)
+    if not page.texts:
+        return table.T
+    of_texts, of_blocks, of_holders, of_the_page, of_neighbours, of_names = (table[rows] for rows in _ROWS)
+    holder, linked, emphasised, links = np.array(page.runs).reshape(-1, len(RUN)).T
+    holders = np.array(page.holders).reshape(-1, len(HOLDER)).T
+    _, number, depth, inside, called, around = holders.take(holder, axis=1)
+    _put_texts(of_texts, page.texts, page.title.lower())
+    size = of_texts[0]
+    here = _Page(
+        size,
+        float(size.sum()),
+        linked.astype(np.float32) / size,
+        holder,
+        np.maximum(holders[0], 0),
+        np.where(number < len(TAGS), number, -1).astype(np.float32),
+        called,
+        called | around,
+    )
+    _put_blocks(of_blocks, here, links, emphasised, depth)
+    _put_holders(of_holders, here, linked, np.array(page.ends), holders[1] == TAGS.index("p"))
+    marked = ((number << 16 | depth) << 16 | called) << 16 | around
+    is_heading = np.array([tag in _HEADINGS for tag in page.tags])[number]
+    _put_the_page(of_the_page, here, np.array(page.ends), marked, is_heading)
+    _put_neighbours(of_neighbours, here, of_texts[_OF_TEXTS.index("ends a sentence")], holders[0])
+    within, own = len(INSIDE), len(CALLED)
+    of_names[:within] = _bits(inside, within)
+    of_names[within : within + own] = _bits(called, own)
+    of_names[within + own :] = _bits(around, own)
+    return table.T
 
 
-def _columns(blocks: list[Block], holders: Holders, title: str) -> Columns:
-    columns = _of_texts([block.text for block in blocks], title.lower())
-    size = columns["characters"]
-    linked = np.array([block.linked for block in blocks], np.float32) / size
-    tag = np.array([_TAG.get(block.tag, -1.0) for block in blocks], np.float32)
-    holder = np.array([block.holder for block in blocks])
-    count, total = len(blocks), float(size.sum())
-    columns |= {
-        "linked": linked,
-        "links": np.array([block.links for block in blocks], np.float32),
-        "emphasised": np.array([block.emphasised for block in blocks], np.float32) / size,
-        "tag": tag,
-        "depth": np.array([block.depth for block in blocks], np.float32),
-        "place": np.arange(count, dtype=np.float32) / np.float32(count),
-        "characters before": (np.cumsum(size, dtype=np.float32) - size) / np.float32(total),
-        "after the heading": _after(tag == _TAG["h1"]),
-        "page blocks": np.full(count, count, np.float32),
-        "page characters": np.full(count, np.log1p(total), np.float32),
-        "page linked": np.full(count, float((linked * size).sum()) / total, np.float32),
-    }
-    columns |= _of_holders(holder, holders, total)
-    columns |= _of_the_page(blocks, size, linked, holder, np.array(holders.parent))
-    columns |= _of_neighbours(columns, holder, np.array(holders.parent)[holder], blocks)
-    for name, words, each in (
-        ("inside", INSIDE, [block.inside for block in blocks]),
-        ("called", list(CALLED), [block.called for block in blocks]),
-        ("around called", list(CALLED), [block.called_around for block in blocks]),
-    ):
-        bits = np.array(each)
-        columns |= {
-            f"{name} {word}": (bits >> place & 1).astype(np.float32) for place, word in enumerate(words)
-        }
-    return columns
+def _bits(numbers: Integers, count: int) -> Integers:
+    """(bits, numbers)"""
+    return numbers >> np.arange(count)[:, None] & 1
 
 
-def _of_texts(texts: list[str], title: str) -> Columns:
-    def each(values: list[float]) -> NDArray[np.float32]:
-        return np.array(values, np.float32)
-
-    size = each([len(text) for text in texts])
-    words = each([text.count(" ") + 1 for text in texts])
-    sentences = each([len(_SENTENCE.findall(text)) for text in texts])
-    commas = each([len(_COMMA.findall(text)) for text in texts])
+def _put_texts(into: Floats, texts: list[str], title: str) -> None:
+    sizes = list(map(len, texts))
+    size = np.array(sizes, np.float32)
+    words, sentences, commas, digits, signs, octets = _counted(texts, sizes)
     often = Counter(texts)
-    return {
-        "characters": size,
-        "words": words,
-        "word length": size / words,
-        "sentences": sentences,
-        "commas": commas,
-        "sentences per word": sentences / words,
-        "commas per word": commas / words,
-        "ends a sentence": each([_END.search(text[-4:]) is not None for text in texts]),
-        "digits": each([sum(map(text.count, "0123456789")) for text in texts]) / size,
-        "begins with a capital": each([text[:1].isupper() for text in texts]),
-        "bytes beyond characters": each([len(text.encode("utf-8", "replace")) for text in texts]) / size - 1,
-        "signs": each([sum(map(text.count, "|©»•")) for text in texts]),
-        "said so often": each([often[text] for text in texts]),
-        "in the title": each([2 < len(text) < 200 and text.lower() in title for text in texts]),
-    }
+    longest = min(200, len(title) + 1)  # no text gets shorter by small letters
+    into[0] = size
+    into[1] = words = words + np.float32(1)
+    into[2] = size / words
+    into[3] = sentences
+    into[4] = commas
+    into[5] = sentences / words
+    into[6] = commas / words
+    into[7] = [
+        text[-1] in _ENDING or (text[-1] in _CLOSING and _END.search(text[-4:]) is not None) for text in texts
+    ]
+    into[8] = digits / size
+    into[9] = [text[0].isupper() for text in texts]
+    into[10] = octets / size - 1
+    into[11] = signs
+    into[12] = [often[text] for text in texts] if len(often) < len(texts) else 1
+    into[13] = [
+        2 < length < longest and text.lower() in title for length, text in zip(sizes, texts, strict=True)
+    ]
 
 
-def _after(is_heading: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _counted(texts: list[str], sizes: list[int]) -> Floats:
+    """How many of their characters are in each of `_COUNTED`, and how many bytes they are, (6, texts)."""
+    joined = "".join(texts)
+    if joined.isascii():
+        codes = np.frombuffer(joined.encode(), np.uint8)
+    else:
+        codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
+    kinds = len(_KIND_COUNTS)
+    row = np.repeat(np.arange(0, len(texts) * kinds, kinds), sizes)
+    count = np.zeros(len(texts) * kinds, np.int64)
+    for at in range(0, len(codes), _AT_ONCE):
+        part = slice(at, at + _AT_ONCE)
+        count += np.bincount(row[part] + _KIND.take(codes[part]), minlength=len(count))
+    return (count.reshape(-1, kinds) @ _KIND_COUNTS).T.astype(np.float32)
+
+
+def _put_blocks(into: Floats, here: _Page, links: Integers, emphasised: Integers, depth: Integers) -> None:
+    size, count = here.characters, len(here.characters)
+    into[0] = here.linked
+    into[1] = links
+    into[2] = emphasised.astype(np.float32) / size
+    into[3] = here.tag
+    into[4] = depth
+    into[5] = np.arange(count, dtype=np.float32) / np.float32(count)
+    into[6] = (np.cumsum(size, dtype=np.float32) - size) / np.float32(here.total)
+    into[7] = _after(here.tag == TAGS.index("h1"))
+    into[8] = count
+    into[9] = np.log1p(here.total)
+    into[10] = float((here.linked * size).sum()) / here.total
+
+
+def _after(is_heading: NDArray[np.bool_]) -> Floats | float:
     """How many blocks after the first main heading; far before it where there is none."""
     if not is_heading.any():
-        return np.full(len(is_heading), -999, np.float32)
+        return -999.0
     after = np.arange(len(is_heading), dtype=np.float32) - np.float32(is_heading.argmax())
     return after.clip(max=np.float32(_FAR))
 
 
-def _of_holders(holder: NDArray[np.int64], holders: Holders, total: float) -> Columns:
-    parent = np.array(holders.parent)
-    characters, linked, blocks, paragraphs, children = (
-        np.array(column, np.float32)
-        for column in (
-            holders.characters,
-            holders.linked,
-            holders.blocks,
-            holders.paragraphs,
-            holders.children,
-        )
-    )
-    columns = {"children": children[holder]}
-    at = holder
+def _put_holders(
+    into: Floats, here: _Page, linked: Integers, ends: Integers, is_paragraph: NDArray[np.bool_]
+) -> None:
+    """What the tags around hold, in all tags inside them."""
+    holder, parent, count = here.holder, here.parent, len(here.parent)
+    directly = np.zeros((4, count + 1))
+    directly[0, 1:] = np.bincount(holder, here.characters, count)
+    directly[1, 1:] = np.bincount(holder, linked, count)
+    directly[2, 1:] = np.bincount(holder, minlength=count)
+    directly[3, 1:] = directly[0, 1:] * is_paragraph
+    before = directly.cumsum(axis=1)
+    characters, links, blocks, paragraphs = (before[:, ends] - before[:, :-1]).astype(np.float32)
+    children = np.bincount(parent[1:], minlength=count).astype(np.float32)
+    some = np.maximum(characters, 1)
+    held = np.empty((len(_HELD), count), np.float32)
+    held[0] = np.log1p(characters)
+    held[1] = characters / np.float32(here.total)
+    held[2] = links / some
+    held[3] = blocks
+    held[4] = paragraphs / some
+    held[5] = children
+    into[0] = children[holder]
+    at, row = holder, 1
     for level in range(1, max(LEVELS) + 1):
-        at = np.maximum(parent[at], 0)
+        at = parent[at]
         if level in LEVELS:
-            held = np.maximum(characters[at], 1)
-            columns |= {
-                f"around {level} characters": np.log1p(characters[at]),
-                f"around {level} share": characters[at] / np.float32(total),
-                f"around {level} linked": linked[at] / held,
-                f"around {level} blocks": blocks[at],
-                f"around {level} paragraphs": paragraphs[at] / held,
-                f"around {level} children": children[at],
-            }
-    return columns
+            into[row : row + len(_HELD)] = held.take(at, axis=1)
+            row += len(_HELD)
 
 
-def _of_the_page(
-    blocks: list[Block],
-    size: NDArray[np.float32],
-    linked: NDArray[np.float32],
-    holder: NDArray[np.int64],
-    parent: NDArray[np.int64],
-) -> Columns:
+def _put_the_page(
+    into: Floats, here: _Page, ends: Integers, marked: Integers, is_heading: NDArray[np.bool_]
+) -> None:
     """Where the block stands to the one tag that holds most of the page's running text, how much text is
     marked up as it is, and of what the page is made."""
-    total = np.float32(size.sum())
-    running = np.where((size > 80) & (linked < 0.3), size, 0)
-    above = np.maximum(parent[holder], 0)
+    size, holder, parent = here.characters, here.holder, here.parent
+    total = np.float32(here.total)
+    running = np.where((size > 80) & (here.linked < 0.3), size, 0)
+    above = parent[holder]
     held = np.bincount(above, running, len(parent))
-    further = np.bincount(np.maximum(parent[above], 0), running, len(parent))
+    further = np.bincount(parent[above], running, len(parent))
     best = int((held + 0.5 * further).argmax())
-    within = np.ones(len(parent), np.int64)  # tags are numbered in order, so that those inside follow
-    for child in range(len(parent) - 1, 0, -1):
-        within[parent[child]] += within[child]
-    inside = (holder >= best) & (holder < best + within[best])
-    at = np.arange(len(blocks), dtype=np.float32)
+    inside = (holder >= best) & (holder < ends[best])
+    at = np.arange(len(size), dtype=np.float32)
     first = np.float32(inside.argmax())
-    last = np.float32(len(blocks) - 1 - inside[::-1].argmax())
-    marked = [(block.tag, block.depth, block.called, block.called_around) for block in blocks]
-    alike: Counter[tuple[str, int, int, int]] = Counter()
-    for one, characters in zip(marked, size, strict=True):
-        alike[one] += int(characters)
-    columns = {
-        "in the best": inside.astype(np.float32),
-        "after the best": (at - last).clip(min=0, max=np.float32(_FAR)),
-        "before the best": (first - at).clip(min=0, max=np.float32(_FAR)),
-        "best share": np.full(len(blocks), size[inside].sum() / total, np.float32),
-        "best running": np.full(len(blocks), running[inside].sum() / max(1.0, running.sum()), np.float32),
-        "marked alike": np.array([alike[one] for one in marked], np.float32) / total,
-    }
-    bits = np.array([block.called | block.called_around for block in blocks])
-    for place, word in enumerate(CALLED):
-        share = size[(bits >> place & 1) > 0].sum() / total
-        columns[f"page called {word}"] = np.full(len(blocks), share, np.float32)
-    columns |= _under_headings(blocks)
-    return columns
+    last = np.float32(len(size) - 1 - inside[::-1].argmax())
+    _, alike = np.unique(marked, return_inverse=True)
+    into[0] = inside
+    into[1] = (at - last).clip(min=0, max=np.float32(_FAR))
+    into[2] = (first - at).clip(min=0, max=np.float32(_FAR))
+    into[3] = size[inside].sum() / total
+    into[4] = running[inside].sum() / max(1.0, running.sum())
+    into[5] = np.bincount(alike, size)[alike].astype(np.float32) / total
+    called = _bits(here.named, len(CALLED))
+    into[6 : 6 + len(CALLED)] = ((called @ size.astype(np.int64)).astype(np.float32) / total)[:, None]
+    heading = np.maximum.accumulate(np.where(is_heading, np.arange(len(size)), -1))
+    under = heading >= 0
+    row = 6 + len(CALLED)
+    into[row] = np.where(under, (at - heading).clip(max=_FAR), _FAR)
+    into[row + 1 :] = called[[list(CALLED).index(name) for name in _UNDER]][:, heading] * under
 
 
-def _under_headings(blocks: list[Block]) -> Columns:
-    """How far the last heading is, and what it is called."""
-    since, under = [], []
-    last, bits = -_FAR, 0
-    for at, block in enumerate(blocks):
-        if block.tag[0] == "h" and block.tag[1:].isdigit():
-            last, bits = at, block.called | block.called_around
-        since.append(min(at - last, _FAR))
-        under.append(bits)
-    called = np.array(under)
-    columns = {"under a heading": np.array(since, np.float32)}
-    for place, word in enumerate(CALLED):
-        if word in ("comment", "related", "side", "share", "navigation"):
-            columns[f"under called {word}"] = (called >> place & 1).astype(np.float32)
-    return columns
-
-
-def _of_neighbours(
-    columns: Columns, holder: NDArray[np.int64], parent: NDArray[np.int64], blocks: list[Block]
-) -> Columns:
-    called = np.array([block.called for block in blocks])
-    size, linked = columns["characters"], columns["linked"]
-    found: Columns = {}
-    for by in NEIGHBOURS:
-        found |= {
-            f"{by} characters": _shifted(size, by, 0),
-            f"{by} linked": _shifted(linked, by, 0),
-            f"{by} tag": _shifted(columns["tag"], by, -2),
-        }
-    for by in (1, -1):
-        found |= {
-            f"{by} ends a sentence": _shifted(columns["ends a sentence"], by, 0),
-            f"{by} called alike": (_shifted(called, by, -1) == called).astype(np.float32),
-            f"{by} same holder": (_shifted(holder, by, -1) == holder).astype(np.float32),
-            f"{by} same parent": (_shifted(parent, by, -2) == parent).astype(np.float32),
-        }
-    plain = np.where(size > 80, size * (1 - linked), 0)
+def _put_neighbours(into: Floats, here: _Page, ends_sentence: Floats, parents: Integers) -> None:
+    """`by` is how many blocks before."""
+    count, far = len(here.tag), max(NEIGHBOURS)
+    padded = np.zeros((3, count + 2 * far), np.float32)
+    padded[2] = -2
+    middle = slice(far, far + count)
+    padded[0, middle], padded[1, middle], padded[2, middle] = here.characters, here.linked, here.tag
+    for place, by in enumerate(NEIGHBOURS):
+        into[3 * place : 3 * place + 3] = padded[:, far - by : far - by + count]
+    row = 3 * len(NEIGHBOURS)
+    into[row : row + 8] = 0
+    same = np.stack([here.called, here.holder, parents[here.holder]])
+    alike = same[:, 1:] == same[:, :-1]
+    into[row, 1:] = ends_sentence[:-1]
+    into[row + 1 : row + 4, 1:] = alike
+    into[row + 4, :-1] = ends_sentence[1:]
+    into[row + 5 : row + 8, :-1] = alike
+    plain = np.where(here.characters > 80, here.characters * (1 - here.linked), 0)
     before = np.concatenate([[0.0], np.cumsum(plain, dtype=np.float64)])
-    at = np.arange(len(plain))
-    for reach in (4, 12):
-        near = before[np.minimum(at + reach + 1, len(plain))] - before[np.maximum(at - reach, 0)]
-        found[f"text within {reach}"] = near.astype(np.float32)
-    return found
-
-
-def _shifted(values: NDArray[Number], by: int, fill: int) -> NDArray[Number]:
-    """The value of the block `by` places before; `fill` where there is none."""
-    result = np.full_like(values, fill)
-    if by > 0:
-        result[by:] = values[:-by]
-    else:
-        result[:by] = values[-by:]
-    return result
-
-
-def _feature_names() -> list[str]:
-    holders, block = Holders(), Block("a", "p", 0, 0, 0, 0, 0, 0, 0, 0)
-    holders.add(-1)
-    return list(_columns([block] * 4, holders, ""))
-
-
-FEATURES = _feature_names()
+    at = np.arange(count)
+    for reach, values in zip(_REACHES, into[row + 8 :], strict=True):
+        values[:] = before[np.minimum(at + reach + 1, count)] - before[np.maximum(at - reach, 0)]

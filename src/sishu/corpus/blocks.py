@@ -7,8 +7,11 @@ row of a table.
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 from lxml import etree
 
@@ -31,6 +34,7 @@ _INLINE = frozenset(
 )
 _EMPHASIS = frozenset(("b", "strong", "em", "i", "u", "mark"))
 TAGS = _words("p h1 h2 h3 h4 h5 h6 li div pre blockquote dd dt tr figcaption td section article summary")
+_NUMBERS = {tag: place for place, tag in enumerate(TAGS)}
 INSIDE = _words(
     "article main nav header footer aside form table ul ol figure blockquote section dl noscript button"
 )
@@ -67,59 +71,57 @@ _CALLED = [(word, 1 << place) for place, words in enumerate(CALLED.values()) for
 _ADVERTISEMENT = re.compile(r"\bads?\b"), 1 << list(CALLED).index("advertisement")
 _HIDDEN = 1 << list(CALLED).index("hidden")
 
-_DEEPEST = 250
-"""Tags in tags beyond which the text is read without them: browsers too give up, and so would Python."""
-
 # Stand for a new line and for the edge of a cell, which spaces of the source are not: from plane 15.
 _BREAK, _CELL = "\U000f000a", "\U000f000b"
+_KINDS: dict[str, str] = {
+    **dict.fromkeys(_UNREAD, "unread"),
+    **dict.fromkeys(_INLINE, "plain"),
+    **dict.fromkeys(_EMPHASIS, "emphasis"),
+    "a": "link",
+    "br": _BREAK,
+    "td": _CELL,
+    "th": _CELL,
+}
+"""Of tags that begin no new line: what they change, or what stands for them in the text."""
 
 
-@dataclass
-class Block:
-    """A run of text with where it was found."""
+class Block(NamedTuple):
+    """A run of text and the tag that it is directly in."""
 
     text: str
     tag: str
-    depth: int
-    inside: int
-    """Bits: in which of `INSIDE`."""
-    called: int
-    """Bits: what the tag around it is called, of `CALLED`."""
-    called_around: int
-    """Bits: what the tags around that are called."""
-    linked: int
-    """Characters of links."""
-    emphasised: int
-    links: int
-    holder: int
-    """Index of the tag around it, among all that begin a new line."""
+
+
+RUN = ("holder", "characters of links", "characters of emphasis", "links")
+"""Numbers that are known of a block; its holder is the tag that it is directly in."""
+HOLDER = ("parent", "tag", "depth", "inside", "called", "called around")
+"""Numbers that are known of a tag that begins a new line: that of the one around it (-1: none), the place of
+its name in `CutPage.tags`, depth, and bits: in which of `INSIDE`, what it is called, of `CALLED`, and what
+the tags around it are called."""
 
 
 @dataclass
-class Holders:
-    """All tags that begin a new line, with what they hold, whatever the depth."""
+class CutPage:
+    """The blocks of a page in order, all tags that begin a new line, and the title."""
 
-    parent: list[int] = field(default_factory=list)
-    characters: list[int] = field(default_factory=list)
-    linked: list[int] = field(default_factory=list)
-    blocks: list[int] = field(default_factory=list)
-    paragraphs: list[int] = field(default_factory=list)
-    """Characters in paragraphs."""
-    children: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    runs: list[int] = field(default_factory=list)
+    """`RUN` of each text, one after the other: a list of lists is work for the garbage collector."""
+    holders: list[int] = field(default_factory=list)
+    """`HOLDER` of each, in the order in which they begin, so that those inside one follow it."""
+    ends: list[int] = field(default_factory=list)
+    """Of each holder: the number of the first after it that is not inside."""
+    tags: list[str] = field(default_factory=TAGS.copy)
+    """`TAGS`, then others that the page has."""
+    title: str = ""
 
-    def add(self, parent: int) -> int:
-        for column in (self.characters, self.linked, self.blocks, self.paragraphs, self.children):
-            column.append(0)
-        self.parent.append(parent)
-        if parent >= 0:
-            self.children[parent] += 1
-        return len(self.parent) - 1
+    def block(self, number: int) -> Block:
+        holder = self.runs[number * len(RUN)]
+        return Block(self.texts[number], self.tags[self.holders[holder * len(HOLDER) + 1]])
 
-    def count(self, holder: int, characters: int, linked: int, blocks: int, paragraphs: int) -> None:
-        self.characters[holder] += characters
-        self.linked[holder] += linked
-        self.blocks[holder] += blocks
-        self.paragraphs[holder] += paragraphs
+    @property
+    def blocks(self) -> list[Block]:
+        return [self.block(number) for number in range(len(self.texts))]
 
 
 @lru_cache(maxsize=100_000)
@@ -133,125 +135,182 @@ def _called(names: str) -> int:
     return bits | bit if "ad" in lower and pattern.search(lower) else bits
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """What is the same for all text directly in one tag that begins a new line."""
-
-    tag: str
-    depth: int
-    inside: int
-    called: int
-    called_around: int
-    holder: int
-    preformatted: bool
-
-
-class _Walk:
-    """Goes through the tags in order and cuts the text at each that begins a new line."""
+class _Reader:
+    """What the parser calls for each tag and text as it meets them, instead of building a tree of them."""
 
     def __init__(self) -> None:
-        self.blocks: list[Block] = []
-        self.holders = Holders()
-        self._level = 0
+        self._pieces: list[str] = []
+        self._link, self._emphasis = _Share(self._pieces), _Share(self._pieces)
+        self.data = self._pieces.append
         self._begin()
 
     def _begin(self) -> None:
-        self._pieces: list[str] = []
-        self._linked = self._emphasised = self._links = 0
+        self._page = CutPage()
+        self._numbers = _NUMBERS.copy()
+        self._holder = -1
+        self._preformatted = self._links = 0
+        self._skipping = 0  # tags open from the one on whose text is not read
+        self._kept = 0  # pieces before that
+        self._title: str | None = None
+        self._title_from = 0
+        self._pieces.clear()
+        self._link.clear()
+        self._emphasis.clear()
 
-    def start(self, root: etree._Element) -> None:
-        place = _Place("html", 0, 0, 0, 0, self.holders.add(-1), False)
-        self._visit(root, place, False, False)
-        self._end(place)
+    def close(self) -> CutPage:
+        """The page; the next may begin."""
+        page = self._page
+        page.title = self._title or ""
+        page.ends[:1] = [len(page.ends)] if page.ends else []
+        self._begin()
+        return page
 
-    def _end(self, place: _Place) -> None:
-        if not self._pieces:
+    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
+        kind = _KINDS.get(tag)
+        if kind == "plain":
             return
-        text = _laid_out("".join(self._pieces), place.preformatted)
+        if self._skipping:
+            self._skipping += 1
+        elif kind is None:
+            if self._pieces:
+                self._cut()
+            self._hold(tag, attributes)
+        elif kind == "link":
+            if attributes and (attributes.get("href") or "").startswith("file:"):
+                self._skipping = 1  # its text is a path on somebody's machine
+                self._kept = len(self._pieces)
+            else:
+                self._links += 1
+                self._link.begin()
+        elif kind == "unread":
+            self._skipping = 1
+            self._kept = len(self._pieces)
+        elif kind == "emphasis":
+            self._emphasis.begin()
+        else:
+            self._pieces.append(kind)
+        if tag == "title":
+            self._title_from = len(self._pieces)
+
+    def end(self, tag: str) -> None:
+        kind = _KINDS.get(tag)
+        if kind == "plain":
+            return
+        if tag == "title" and self._title is None:
+            self._title = "".join(self._pieces[self._title_from :])
+        if self._skipping:
+            self._skipping -= 1
+            if not self._skipping:
+                del self._pieces[self._kept :]
+        elif kind is None:
+            if self._pieces:
+                self._cut()
+            page = self._page
+            page.ends[self._holder] = len(page.ends)
+            # What follows the end of the page still belongs to it.
+            self._holder = max(0, page.holders[self._holder * len(HOLDER)])
+            if tag == "pre":
+                self._preformatted -= 1
+        elif kind == "link":
+            self._link.end()
+        elif kind == "emphasis":
+            self._emphasis.end()
+
+    def _hold(self, tag: str, attributes: Mapping[str, str]) -> None:
+        """The text that follows is in this tag."""
+        page = self._page
+        holders = page.holders
+        number = self._numbers.get(tag)
+        if number is None:
+            number = self._numbers[tag] = len(page.tags)
+            page.tags.append(tag)
+        if holders:
+            at = self._holder * len(HOLDER)
+            depth, inside, called, around = holders[at + 2 : at + 6]
+            if tag in _INSIDE:
+                inside |= _INSIDE[tag]
+            own = 0
+            if attributes:
+                own, role = _called_and_role(attributes)
+                inside |= role
+            holders += (self._holder, number, depth + 1, inside, own, around | called)
+        else:  # what the whole page is called says nothing
+            holders += (-1, number, 0, 0, 0, 0)
+        self._holder = len(page.ends)
+        page.ends.append(0)
+        if tag == "pre":
+            self._preformatted += 1
+
+    def _cut(self) -> None:
+        """What was read so far is a block, unless it is white."""
+        raw = "".join(self._pieces)
+        link, emphasis = self._link, self._emphasis
+        if raw.isascii() and not self._preformatted:
+            text = " ".join(raw.split())
+        else:
+            text = _laid_out(raw, self._preformatted > 0)
         if text:
             size = len(text)
-            linked = min(self._linked, size)
-            self.holders.count(place.holder, size, linked, 1, size if place.tag == "p" else 0)
-            self.blocks.append(
-                Block(
-                    text,
-                    place.tag,
-                    place.depth,
-                    place.inside,
-                    place.called,
-                    place.called_around,
-                    linked,
-                    min(self._emphasised, size),
-                    self._links,
-                    place.holder,
-                )
-            )
-        self._begin()
+            linked = min(link.characters(), size) if link.some else 0
+            emphasised = min(emphasis.characters(), size) if emphasis.some else 0
+            self._page.texts.append(text)
+            self._page.runs += (self._holder, linked, emphasised, self._links)
+        self._links = 0
+        self._pieces.clear()
+        if link.some:
+            link.cut()
+        if emphasis.some:
+            emphasis.cut()
 
-    def _say(self, text: str | None, linked: bool, emphasised: bool) -> None:
-        if text:
-            self._pieces.append(text)
-            if linked:
-                self._linked += len(text)
-            if emphasised:
-                self._emphasised += len(text)
 
-    def _visit(self, element: etree._Element, place: _Place, linked: bool, emphasised: bool) -> None:
-        if self._level >= _DEEPEST:
-            for child in element:
-                self._say(" ".join(map(str, child.itertext())), linked, emphasised)
-                self._say(child.tail, linked, emphasised)
-            return
-        self._level += 1
-        for child in element:
-            tag = child.tag
-            if tag in _INLINE:
-                self._inline(child, tag, place, linked, emphasised)
-            elif isinstance(tag, str) and tag not in _UNREAD:
-                self._end(place)
-                inner = self._inner(child, tag, place)
-                self._say(child.text, linked, emphasised)
-                self._visit(child, inner, linked, emphasised)
-                self._end(inner)
-                of, h = inner.holder, self.holders
-                h.count(place.holder, h.characters[of], h.linked[of], h.blocks[of], h.paragraphs[of])
-            self._say(child.tail, linked, emphasised)
-        self._level -= 1
+class _Share:
+    """How much of the text is in certain tags, which may be in each other."""
 
-    def _inline(
-        self, element: etree._Element, tag: str, place: _Place, linked: bool, emphasised: bool
-    ) -> None:
-        if tag == "br":
-            self._pieces.append(_BREAK)
-        elif tag in ("td", "th"):
-            self._pieces.append(_CELL)
-        elif tag == "a":
-            if (element.get("href") or "").startswith("file:"):
-                return  # its text is a path on somebody's machine
-            linked = True
-            self._links += 1
-        emphasised = emphasised or tag in _EMPHASIS
-        self._say(element.text, linked, emphasised)
-        if len(element):
-            self._visit(element, place, linked, emphasised)
+    def __init__(self, pieces: list[str]) -> None:
+        self._pieces = pieces
+        self.clear()
 
-    def _inner(self, element: etree._Element, tag: str, place: _Place) -> _Place:
-        get = element.get
-        names, role, style = (get("class"), get("id")), get("role"), get("style")
-        called = _called(f"{names[0] or ''} {names[1] or ''}") if names != (None, None) else 0
-        if get("hidden") is not None or get("aria-hidden") == "true":
-            called |= _HIDDEN
-        if style and "display:none" in style.replace(" ", ""):
-            called |= _HIDDEN
-        return _Place(
-            tag,
-            place.depth + 1,
-            place.inside | _INSIDE.get(tag, 0) | (_ROLE.get(role, 0) if role else 0),
-            called,
-            place.called_around | place.called,
-            self.holders.add(place.holder),
-            place.preformatted or tag == "pre",
-        )
+    def clear(self) -> None:
+        self.some = False
+        self._open = self._since = self._before = 0
+
+    def begin(self) -> None:
+        if not self._open:
+            self._since = len(self._pieces)
+            self.some = True
+        self._open += 1
+
+    def end(self) -> None:
+        self._open -= 1
+        if not self._open:
+            self._before += self._counted()
+
+    def cut(self) -> None:
+        """The text begins anew."""
+        self.some = self._open > 0
+        self._since = self._before = 0
+
+    def characters(self) -> int:
+        return self._before + (self._counted() if self._open else 0)
+
+    def _counted(self) -> int:
+        some = self._pieces[self._since :]
+        return sum(map(len, some)) - some.count(_BREAK) - some.count(_CELL)
+
+
+def _called_and_role(attributes: Mapping[str, str]) -> tuple[int, int]:
+    """What the tag is called, in bits of `CALLED`, and what it says to be, of `INSIDE`."""
+    get = attributes.get
+    name, identity = get("class"), get("id")
+    called = _called(f"{name or ''} {identity or ''}") if name or identity else 0
+    if len(attributes) == (name is not None) + (identity is not None):
+        return called, 0
+    if get("hidden") is not None or get("aria-hidden") == "true":
+        called |= _HIDDEN
+    style = get("style")
+    if style and "display:none" in style.replace(" ", ""):
+        called |= _HIDDEN
+    return called, _ROLE.get(get("role", ""), 0)
 
 
 def _laid_out(raw: str, preformatted: bool) -> str:
@@ -269,26 +328,22 @@ def _laid_out(raw: str, preformatted: bool) -> str:
     return "\n".join(filter(None, lines))
 
 
-@dataclass
-class CutPage:
-    """The blocks of a page in order, the tags they were found in, and its title."""
+class _Parsers(threading.local):
+    """One for each thread, because to make one takes as long as to read a small page."""
 
-    blocks: list[Block]
-    holders: Holders
-    title: str
+    def __init__(self) -> None:
+        reader: Any = _Reader()  # the stubs of lxml want one that takes bytes too, which never come
+        self.parser = etree.HTMLParser(target=reader, no_network=True, huge_tree=True, encoding="utf-8")
+
+
+_PARSERS = _Parsers()
 
 
 def cut(html: str) -> CutPage:
     """The page in blocks; none when it is no HTML at all."""
-    parser = etree.HTMLParser(
-        remove_comments=True, remove_pis=True, no_network=True, huge_tree=True, encoding="utf-8"
-    )
-    walk, title = _Walk(), ""
     try:
-        root = etree.fromstring(html.encode("utf-8", "replace"), parser)
-    except (etree.XMLSyntaxError, ValueError):
-        root = None
-    if root is not None:
-        walk.start(root)
-        title = root.findtext(".//title") or ""
-    return CutPage(walk.blocks, walk.holders, title)
+        page: Any = etree.fromstring(html.encode("utf-8", "replace"), _PARSERS.parser)
+    except etree.XMLSyntaxError:
+        return CutPage()
+    assert isinstance(page, CutPage)
+    return page

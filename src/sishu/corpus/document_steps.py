@@ -15,6 +15,7 @@ from sishu.corpus.document import Document, Page, Refused, document_id
 from sishu.corpus.extract import html_to_text
 from sishu.corpus.funnel import Funnel, Rejected
 from sishu.corpus.material import material
+from sishu.corpus.page_language import is_surely_foreign
 from sishu.corpus.paragraphs import keep_languages
 from sishu.corpus.passages import without_own_repeats
 from sishu.corpus.scrub import scrub
@@ -23,6 +24,7 @@ _HTML_TYPES = frozenset(("text/html", "application/xhtml+xml"))
 _HTML_START = re.compile(r"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.I | re.S)
 
 EXTRACTION = "html to text"
+_OF_MARKUP = ("page language", EXTRACTION)
 
 Step = Callable[[Document], Document]
 """Gives the document as it goes on, or raises `Rejected`."""
@@ -43,10 +45,8 @@ class DocumentSteps:
         self._funnel = funnel
         self.scrubbed: Counter[str] = Counter()
         """Addresses and numbers replaced so far, by kind."""
-        self._steps: dict[str, Step] = {
-            EXTRACTION: self._extract,
-            "language": self._identify,
-        }
+        self._steps: dict[str, Step] = {"page language": self._glance} if settings.languages else {}
+        self._steps |= {EXTRACTION: self._extract, "language": self._identify}
         if settings.foreign_paragraphs == "cut":
             self._steps["paragraphs"] = self._cut_foreign
         self._steps["quality"] = self._judge
@@ -65,7 +65,8 @@ class DocumentSteps:
         for name, step in self._steps.items():
             if isinstance(outcome, Refused):
                 return outcome
-            is_text = (name != EXTRACTION or not self._is_html, True)
+            before, after = name not in _OF_MARKUP, name != "page language"
+            is_text = (before or not self._is_html, after or not self._is_html)
             outcome = self._funnel.apply(name, outcome, partial(step, outcome), is_text=is_text)
         return outcome
 
@@ -102,6 +103,11 @@ class DocumentSteps:
         text = _valid(charset.decode(item.body, item.content_type)[0])
         self._is_html = kind in _HTML_TYPES or bool(_HTML_START.match(text[:2000]))
         return replace(document, text=text)
+
+    def _glance(self, document: Document) -> Document:
+        if self._is_html and is_surely_foreign(document.text, self._settings.languages):
+            raise Rejected("other language")
+        return document
 
     def _extract(self, document: Document) -> Document:
         text = document.text

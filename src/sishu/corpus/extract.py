@@ -55,7 +55,8 @@ def _joined(blocks: list[Block]) -> str:
     above = ""
     for block in blocks:
         if pieces:
-            pieces.append("\n" if {above, block.tag} <= _ROWS and block.tag != "dt" else "\n\n")
+            in_rows = above in _ROWS and block.tag in _ROWS and block.tag != "dt"
+            pieces.append("\n" if in_rows else "\n\n")
         pieces.append(block.text)
         above = block.tag
     return "".join(pieces)
@@ -91,7 +92,7 @@ def _tidy(text: str) -> str:
         text = re.sub(r"(?m)^[ \t]*\t\t[ \t]*", "", text)
         text = re.sub(r" ?\t\t+ ?", "\t", text)
     text = text.replace(REAL_TAB, "\t")
-    text = "\n".join([line.rstrip() for line in text.split("\n")])
+    text = "\n".join(map(str.rstrip, text.split("\n")))
     if "\n\n\n\n" in text:
         text = re.sub(r"\n{4,}", "\n\n\n", text)
     return text.strip("\n")

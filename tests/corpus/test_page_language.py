@@ -1,0 +1,52 @@
+"""A glance at a page's language: sure of what is not wanted, silent in doubt."""
+
+import pytest
+
+from sishu.corpus.page_language import is_surely_foreign
+from tests.corpus.prose import PROSE
+
+GERMAN = """Die Fähre legte im Morgengrauen mit elf Fahrgästen, zwei Ziegen und einem Klavier ab.
+Der Nebel lag so dicht über dem Fluss, dass der Kapitän nach den Glocken der Kirchen an beiden Ufern steuerte.
+Gegen Mittag hob er sich, und das Tal war zu sehen: Weinberge, ein alter Turm, die weiße Straße nach Linz.
+""" * 4
+CHINESE = "河边的小镇每到春天都要举行一次集市，附近村庄的人带着布匹、蜂蜜和新做的木器来到这里。" * 20
+
+
+def page(text: str, head: str = "<html>") -> str:
+    body = "".join(f"<p class='paragraph'>{line}</p>\n" for line in text.split("\n"))
+    script = "<script>function the_reader(is) { return the.words.of.this.page; }</script>" * 20
+    return f"<!doctype html>{head}<head><title>x</title>{script}</head><body>{script}{body}</body></html>"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "foreign"),
+    [
+        (GERMAN, ["en"], True),
+        (GERMAN, ["en", "de"], False),
+        (CHINESE, ["en"], True),
+        (CHINESE, ["zh"], False),
+        (CHINESE, ["zh-Hans"], False),
+        (CHINESE, ["zh-Hant"], True),
+        (PROSE, ["en"], False),
+        (PROSE, ["zh"], True),
+        (PROSE + GERMAN, ["en"], False),  # in doubt
+        ("Kurz gesagt.", ["en"], False),
+        ("", ["en"], False),
+        ("0 1 2 3 " * 200, ["en"], False),
+    ],
+)
+def test_what_is_surely_in_another_language(text: str, wanted: list[str], foreign: bool) -> None:
+    assert is_surely_foreign(page(text), wanted) is foreign
+
+
+def test_a_page_that_says_it_is_wanted_is_not_glanced_at() -> None:
+    for head in ('<html lang="en">', "<HTML dir=ltr LANG='en-GB'>", "<html xml:lang=en lang=en>"):
+        assert not is_surely_foreign(page(GERMAN, head), ["en"])
+    assert is_surely_foreign(page(GERMAN, '<html lang="de">'), ["en"])
+    assert is_surely_foreign(page(GERMAN, '<html lang="enm">'), ["en"])
+    assert not is_surely_foreign(page(CHINESE, '<html lang="zh-CN">'), ["zh-Hant"])
+
+
+def test_hostile_pages_are_soon_done() -> None:
+    for hostile in ("<script " * 100_000, "<html " + "a" * 10**6, "<" * 10**6, "&" * 10**6, "<body" * 10**5):
+        assert not is_surely_foreign(hostile, ["en"])
