@@ -77,7 +77,7 @@ def test_asked_again_it_trains_nothing(run: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["near"], "no step 'near' to leave out: name one of language, quality"),
+        (["near"], "no step 'near' to leave out: name one of language, paragraphs, quality"),
         ([], "Nothing is to be changed"),
         (["pretrain.model.depth=1"], "Nothing is to be changed"),
         (["qualty=none"], "did you mean"),

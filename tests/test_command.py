@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -80,7 +81,10 @@ def said_by(
 
 
 def test_nothing_in_a_help_text_is_lost_to_markup() -> None:
-    helps = [str(command.help) for command in cli.app.registered_commands]
+    commands = [*cli.app.registered_commands, *cli.corpus_app.registered_commands]
+    helps = [str(command.help) for command in commands]
+    assert cli.corpus_app.registered_callback is not None
+    helps.append(str(cli.corpus_app.registered_callback.help))
     assert len(helps) > 10
     assert [Text.from_markup(text).plain for text in helps] == [text.replace("\\[", "[") for text in helps]
 
@@ -92,6 +96,64 @@ def test_help_shows_the_seeds_and_the_settings_as_they_are_written(
     assert (code, err) == (0, "")
     assert "sishu crawl seeds=[https://…]" in out
     assert "[OPTIONS] [KEY=VALUE]..." in out and "[[" not in out
+
+
+def test_help_shows_the_commands_in_the_order_of_the_road(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = said_by(monkeypatch, capsys, "--help")
+    listed = re.findall(r"^│ (\w+) ", out, re.MULTILINE)
+    assert (code, err) == (0, "")
+    assert listed[listed.index("crawl") :][:4] == ["crawl", "corpus", "tokenizer", "pretrain"]
+
+
+def test_help_of_corpus_shows_its_settings_and_its_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = said_by(monkeypatch, capsys, "corpus", "--help")
+    assert (code, err) == (0, "")
+    assert "sishu corpus [OPTIONS] [KEY=VALUE]... | COMMAND" in out
+    for words in ("KEY=VALUE", "--recipe", "--quiet", "│ explain ", "│ stats "):
+        assert words in out
+    for word, option in (("explain", "--text"), ("stats", "--tokenizer")):
+        code, out, err = said_by(monkeypatch, capsys, "corpus", word, "--help")
+        assert (code, err) == (0, "") and option in out and f"sishu corpus {word} [OPTIONS]" in out
+        assert "KEY=VALUE" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "run", "quiet"),
+    [
+        ([], None, None, False),
+        (["data=a.txt", "languages=[en]"], ["data=a.txt", "languages=[en]"], None, False),
+        (["data=a.txt", "-q", "held_out=0.1", "--run", "runs/x"], ["data=a.txt", "held_out=0.1"], "x", True),
+        (["--run", "runs/x", "data=stats", "explain"], ["data=stats", "explain"], "x", False),
+        (["--", "data=a.txt", "--run"], ["data=a.txt", "--run"], None, False),
+    ],
+)
+def test_corpus_without_a_command_of_its_own_is_the_stage(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    given: list[str] | None,
+    run: str | None,
+    quiet: bool,
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(cli, "_stage", lambda *arguments: asked.append(arguments))
+    code, _, err = said_by(monkeypatch, capsys, "corpus", *words)
+    assert (code, err) == (0, "")
+    assert asked == [("corpus", given, Path("runs") / run if run else None, None, quiet)]
+
+
+@pytest.mark.parametrize(
+    "words", [["--rn", "x"], ["stats", "--quiet"], ["explain"], ["data=a", "--json", "b"]]
+)
+def test_a_wrong_option_of_corpus_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    code, out, err = said_by(monkeypatch, capsys, "corpus", *words)
+    assert (code, out) == (2, "") and err.count("\n") == 1 and "--help" in err
 
 
 def test_the_bare_command_shows_its_help_and_no_stray_line(

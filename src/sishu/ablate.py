@@ -26,7 +26,10 @@ from sishu.stages.stage import Stage
 
 WITHOUT: dict[str, dict[str, Any]] = {
     "language": {"languages": [], "min_language_score": 0.0},
+    "paragraphs": {"foreign_paragraphs": "keep"},
     "quality": {"quality": "none", "min_characters": 1},
+    "quality-model": {"quality_model": None},
+    "bad-words": {"bad_words": False},
     "repeated-passages": {"repeated_passages": False},
     "near-duplicates": {"near_duplicates": False},
 }

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from sishu.config import merge, parse_overrides
 from sishu.console import UserError, say, set_quiet, show_table, warn
+from sishu.corpus_commands import corpus_app
 from sishu.files import is_disk_full
 from sishu.road import (
     RECIPE_FILE,
@@ -27,7 +29,19 @@ from sishu.serve.chat import checked_sampling, talk
 from sishu.serve.models_of_run import engines_of, models_of
 from sishu.stages.plan import show_plan
 
+
+class InOrder(TyperGroup):
+    """Commands in the order of the road; typer puts `corpus`, which has commands of its own, at the end."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """See `TyperGroup`."""
+        names = [name for name in super().list_commands(ctx) if name != "corpus"]
+        names.insert(names.index("crawl") + 1, "corpus")
+        return names
+
+
 app = typer.Typer(
+    cls=InOrder,
     help="sishu, a private school for language models: from web pages to an assistant, one road.",
     no_args_is_help=True,
     add_completion=False,
@@ -105,16 +119,22 @@ def crawl(
     _stage("crawl", words, run, recipe, quiet)
 
 
-@app.command(
+app.add_typer(corpus_app, name="corpus")
+
+
+@corpus_app.callback(
     help="Turn pages or files into clean, deduplicated documents. Example: sishu corpus data=pages.warc.gz"
 )
 def corpus(
+    context: typer.Context,
     words: Words = None,
     run: RunFolder = None,
     recipe: RecipeName = None,
     quiet: Quiet = False,
 ) -> None:
-    _stage("corpus", words, run, recipe, quiet)
+    """The stage, unless one of the commands below is asked for."""
+    if context.invoked_subcommand is None:
+        _stage("corpus", words, run, recipe, quiet)
 
 
 @app.command(help="Learn a byte-level BPE vocabulary. Example: sishu tokenizer data=my.txt vocabulary=2048")

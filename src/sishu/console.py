@@ -21,6 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 PATIENCE = 2.0
 """Seconds of silence before a progress display appears."""
@@ -62,7 +63,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(cell.replace("[", r"\[") for cell in row))
+        table.add_row(*(Text(cell) for cell in row))
     _out.print(table)
 
 

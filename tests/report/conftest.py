@@ -10,7 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
+
+from sishu.corpus.document import Document, document_id
+from sishu.corpus.table import write_documents
 
 HOSTILE = "</script><script>alert(1)</script> {{7*7}} <img src=x onerror=y> zero\u200bwidth 你好 👩‍🔬"
 
@@ -173,6 +178,35 @@ EVALUATION: dict[str, Any] = {
 }
 
 
+def write_corpus(folder: Path) -> None:
+    """Documents in two languages from some thirty domains, and what was refused."""
+    documents = []
+    for index in range(240):
+        host = "例子.中国" if index % 7 == 0 else f"docs{index % 31}.example.org"
+        url = f"https://{host}/{index}" if index % 12 else f"file-{index}.txt"
+        chinese = index % 7 == 0
+        text = ("守塔人每天傍晚登上楼梯。" if chinese else "The ferry left at dawn. ") * (2 + index % 90)
+        language = "zh-Hans" if chinese else "en"
+        documents.append(
+            Document(
+                document_id(url), url, "", text, language=language, language_score=0.5 + index % 50 / 100
+            )
+        )
+    write_documents(folder / "documents.parquet", {"train": documents[:200], "validation": documents[200:]})
+    rows = [
+        {
+            "id": f"{index:016x}",
+            "url": f"https://copy.example.org/{index}",
+            "source": "pages.warc.gz",
+            "step": "near duplicates" if index % 3 else "exact duplicates",
+            "reason": "said before",
+            "original": documents[index % 9].id,
+        }
+        for index in range(60)
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "refused.parquet")
+
+
 def write_run(
     folder: Path,
     *,
@@ -212,11 +246,14 @@ def write_run(
                 "documents_out": out,
                 "characters_in": characters_in,
                 "characters_out": characters_out,
+                "bytes_in": characters_in + 1000,
+                "bytes_out": characters_out + 900,
                 "seconds": 12.5,
                 "reasons": reasons,
             }
             for name, into, out, characters_in, characters_out, reasons in FUNNEL
         ]
+        write_corpus(folder / "corpus")
         damaged = {"not a response": 52, "too large": 3}
         write_json(folder / "corpus" / "funnel.json", {"damaged": damaged, "steps": steps_of_funnel})
         rejects = [

@@ -15,12 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sishu.console import UserError
+from sishu.corpus.document import Document, document_id
+from sishu.corpus.table import write_documents
 from sishu.report.build import build
 
 Run = Callable[..., Path]
 
 SECTIONS = [
     "funnel",
+    "documents",
     "tokens",
     "pretraining",
     "sft",
@@ -85,6 +88,11 @@ def test_figures_come_from_the_run(make_run: Run) -> None:
     for words in ("2,189", "1.98", "94%", "86%", "+1.21", "of 4,210 pages read"):
         assert words in headline
     assert headline.count("after PPO") == 1
+    documents = text_of(page, "//section[@id='documents']")
+    assert "例子.中国" in documents and "docs30.example.org" not in documents  # the 20 largest
+    assert "32 2 domains" in documents and "2 2 languages" in documents  # each with its citation
+    assert "zh-Hans: 17.3 k · 7.6%" in documents and "private data: 27.4 MB" in documents
+    assert "exact duplicates 5–9 3" in documents
     assert "8,192" in text_of(page, "//section[@id='tokens']")
     assert "5-gram 2.21" in text_of(page, "//section[@id='pretraining']")
     assert "98.5%" in text_of(page, "//section[@id='sft']")
@@ -152,7 +160,7 @@ def test_hostile_text_is_shown_and_does_nothing(
 
 def test_missing_stages_leave_their_sections_out(make_run: Run) -> None:
     page = build(make_run(stages=("corpus", "tokenizer", "pretrain")))
-    assert sections_of(page) == ["funnel", "tokens", "pretraining", "time", "lineage"]
+    assert sections_of(page) == ["funnel", "documents", "tokens", "pretraining", "time", "lineage"]
     root = lxml.html.document_fromstring(page)
     assert len(root.xpath("//header//ul[@class='facts']/li")) == 5
     assert not root.xpath("//*[@class='showpiece']")
@@ -223,6 +231,25 @@ def test_only_the_run_folder_decides(make_run: Run, monkeypatch: pytest.MonkeyPa
     assert build(Path(run.name)) == page
 
 
+def test_a_hostile_domain_is_shown_and_does_nothing(make_run: Run) -> None:
+    run = make_run(steps=20)
+    url = "https://<img\u202esrc=x\x1b[31m>{{7*7}}/"
+    odd = Document(document_id(url), url, "", "text " * 90_000, language="</text>")
+    write_documents(run / "corpus" / "documents.parquet", {"train": [odd]})
+    page = build(run)
+    root = lxml.html.document_fromstring(page)
+    assert not root.xpath("//img | //script") and "\u202e" not in page and "\x1b" not in page
+    assert "<img⟨U+202E⟩src=x⟨U+001B⟩[31m>{{7*7}}" in root.get_element_by_id("documents").text_content()
+
+
+def test_a_corpus_without_tables_has_no_section_but_its_bytes(make_run: Run) -> None:
+    run = make_run(steps=20)
+    (run / "corpus" / "documents.parquet").unlink()
+    section = lxml.html.document_fromstring(build(run)).get_element_by_id("documents")
+    assert [title.text for title in section.iter("title")] == ["Bytes left by each step"] * 2
+    assert not section.xpath(".//table | .//ul")
+
+
 def test_a_funnel_may_be_a_plain_list_of_steps(make_run: Run) -> None:
     run = make_run(steps=20)
     path = run / "corpus" / "funnel.json"
@@ -246,4 +273,10 @@ def test_no_run_is_said_plainly(tmp_path: Path) -> None:
     (tmp_path / "eval").mkdir()
     (tmp_path / "eval" / "eval.json").write_text('{"kl": ')
     with pytest.raises(UserError, match=r"eval\.json"):
+        build(tmp_path)
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "funnel.json").write_text("{}")
+    (tmp_path / "corpus" / "documents.parquet").write_bytes(b"PAR1")
+    (tmp_path / "eval" / "eval.json").unlink()
+    with pytest.raises(UserError, match=r"documents\.parquet is not a table"):
         build(tmp_path)

@@ -14,6 +14,6 @@ def build(run: Path) -> str:
     Reads only that folder, never the clock, the machine or the network, so the same folder gives
     the same bytes. Stages that are missing leave their sections out.
 
-    Raises UserError when `run` is no run folder or holds a JSON file that cannot be read.
+    Raises UserError when `run` is no run folder or holds a file that cannot be read.
     """
     return render(read_run(run))

@@ -1,4 +1,4 @@
-"""Reads from a run folder what the report says: manifests, metrics, the funnel, the evaluation.
+"""Reads from a run folder what the report says: manifests, metrics, the corpus, the evaluation.
 
 Everything read here was written by other programs, perhaps by a run that was killed, so every
 accessor answers "missing" for a value that is absent or of the wrong kind.
@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sishu.console import UserError
+from sishu.corpus.lookup import DOCUMENTS
+from sishu.corpus.statistics import Statistics, measure
 from sishu.report.scales import Point, usable
 
 ROAD = ("crawl", "corpus", "tokenizer", "pretrain", "sft", "reward", "ppo", "eval")
@@ -53,14 +55,16 @@ class RunFigures:
     damaged: dict[str, object]
     """Counts of records that were never pages, by reason."""
     rejects: list[dict[str, object]]
+    documents: Statistics | None
+    """Counted anew from the corpus's tables; None where there are none."""
     evaluation: dict[str, object]
 
 
 def read_run(run: Path) -> RunFigures:
     """Everything the report needs from the folder `run`.
 
-    Raises UserError when `run` is no folder, holds no stage, or holds a JSON file that cannot
-    be read.
+    Raises UserError when `run` is no folder, holds no stage, or holds a JSON file or a table of
+    documents that cannot be read.
     """
     if not run.is_dir():
         raise UserError(f"there is no run folder at {run}: give the folder a run was written to")
@@ -85,6 +89,7 @@ def read_run(run: Path) -> RunFigures:
         funnel=dictionaries(funnel) or dictionaries(funnel, "steps"),
         damaged=dictionary(funnel, "damaged"),
         rejects=_read_rejects(run / "corpus" / "rejects.jsonl"),
+        documents=measure(run / "corpus") if (run / "corpus" / DOCUMENTS).is_file() else None,
         evaluation=dictionary(_read_json(run / "eval" / "eval.json")),
     )
 

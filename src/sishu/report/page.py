@@ -9,6 +9,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
 from sishu.report import alignment, answers, ledger, sections
+from sishu.report.documents import documents
 from sishu.report.figures import RunFigures, number, words
 from sishu.report.wording import clipped, date_words, number_words, shown
 
@@ -54,6 +55,7 @@ def render(run: RunFigures) -> str:
         showpiece=answers.showpiece(found),
         funnel=sections.funnel(run),
         rejects=_rejects(run),
+        documents=documents(run),
         tokens=sections.tokens(run),
         pretraining=sections.pretraining(run),
         instruction=sections.instruction(run),
