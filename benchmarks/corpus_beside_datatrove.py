@@ -85,7 +85,8 @@ def datatrove(path: Path, out: Path, model: str) -> dict[str, float]:
 
 
 def ours(path: Path, out: Path, tier: str) -> dict[str, float]:
-    from sishu.corpus.clean import CleanSettings, clean
+    from sishu.corpus.clean import clean
+    from sishu.corpus.clean_settings import CleanSettings
     from sishu.corpus.warc import read_pages
 
     settings = CleanSettings.model_validate(

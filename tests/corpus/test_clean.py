@@ -150,7 +150,7 @@ def test_hostile_pages_become_reasons_not_errors(tmp_path: Path) -> None:
 
 def test_a_failure_in_one_page_is_counted(tmp_path: Path) -> None:
     class Broken(str):
-        def encode(self, *args: str) -> bytes:
+        def replace(self, *args: object) -> str:
             raise RuntimeError("no")
 
     broken = Document("b" * 16, "b", "", Broken("text"))

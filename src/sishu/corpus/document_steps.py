@@ -177,5 +177,7 @@ class DocumentSteps:
 
 def _valid(text: str) -> str:
     """The text as UTF-8 can hold it (no lone surrogates), without NUL, with plain line ends."""
-    text = text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode("utf-8")
+    text = text.replace("\0", "")
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text

@@ -66,7 +66,7 @@ class Funnel:
         self.steps: dict[str, Step] = {}
         self._keep = keep
         self._count = count
-        self._counted = ("", 0)
+        self._counted = self._sized = ("", 0)
         self.refused: dict[str, Sample] = {}
         self.edited: dict[str, Sample] = {}
 
@@ -89,7 +89,7 @@ class Funnel:
             is_text: whether the document is text, and not markup, before the step and after.
         """
         step = self.step(name)
-        characters, size = (len(document.text), _bytes(document.text)) if body is None else (body, body)
+        characters, size = (len(document.text), self._size(document.text)) if body is None else (body, body)
         step.documents_in += 1
         step.characters_in += characters
         step.bytes_in += size
@@ -106,7 +106,7 @@ class Funnel:
         finally:
             step.seconds += perf_counter() - started
         if after is not document and (body is not None or after.text != document.text):
-            characters, size = len(after.text), _bytes(after.text)
+            characters, size = len(after.text), self._size(after.text)
             if body is None:
                 step.changed += 1
                 self._remember(self.edited, name, document, lambda: _difference(document.text, after.text))
@@ -115,6 +115,14 @@ class Funnel:
         step.bytes_out += size
         step.tokens_out += self._tokens(after.text) if is_text[1] else 0
         return after
+
+    def _size(self, text: str) -> int:
+        """Bytes; what goes out of a step goes into the next one, and is measured once."""
+        if text.isascii():
+            return len(text)
+        if text is not self._sized[0]:
+            self._sized = (text, len(text.encode("utf-8", "replace")))
+        return self._sized[1]
 
     def _tokens(self, text: str) -> int:
         """What goes out of a step goes into the next one, and is counted once."""
@@ -211,10 +219,6 @@ def _put(sample: Sample, rank: str, record: dict[str, str]) -> None:
     there = sample.get(rank)
     if there is None or list(record.values()) < list(there.values()):
         sample[rank] = record
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
 def _difference(before: str, after: str) -> dict[str, str]:
