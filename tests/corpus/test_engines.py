@@ -64,7 +64,8 @@ def material(tmp_path: Path) -> Path:
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several parts and buckets, though there is little to do."""
     monkeypatch.setattr(planning, "PART_FILES", 3)
-    monkeypatch.setattr(planning, "BUCKET_BYTES", 20_000)
+    monkeypatch.setattr(planning, "BIN_BYTES", 40_000)
+    monkeypatch.setattr(planning, "BUCKET_CHARACTERS", 20_000)
 
 
 def results(folder: Path) -> dict[str, bytes]:
@@ -82,7 +83,7 @@ def test_all_engines_make_the_same_corpus(material: Path, tmp_path: Path) -> Non
         name: clean_inputs(list_inputs(material), tmp_path / name, SETTINGS, engine)
         for name, engine in engines.items()
     }
-    assert make_plan(tmp_path, SETTINGS, list_inputs(material)).buckets > 5
+    assert make_plan(tmp_path, SETTINGS, list_inputs(material)).bins > 3
     assert figures["here"]["documents"] > 300
     reasons = figures["here"]["rejected"]
     assert {"exact duplicates: said before", "near duplicates: said before"} <= set(reasons)
@@ -145,7 +146,7 @@ from sishu.corpus.clean import clean_inputs
 from sishu.corpus.clean_settings import CleanSettings
 from sishu.corpus.engines import Processes
 from sishu.corpus.sources import list_inputs
-plan.PART_FILES, plan.BUCKET_BYTES = 3, 20_000
+plan.PART_FILES, plan.BIN_BYTES, plan.BUCKET_CHARACTERS = 3, 40_000, 20_000
 clean_inputs(list_inputs(Path(sys.argv[1])), Path(sys.argv[2]),
              CleanSettings(quality="none", document_seconds=1), Processes(2))
 """
@@ -246,6 +247,12 @@ def test_a_plan_does_not_depend_on_where_it_lies(material: Path, tmp_path: Path)
     plan.save()
     assert Plan.load(tmp_path / "a") == plan
     assert plan.as_json() == make_plan(tmp_path / "b", SETTINGS, list_inputs(material)).as_json()
-    assert [plan.bucket_of(f"{i:x}" + "0" * 15) for i in range(16)] == [
-        i * plan.buckets // 16 for i in range(16)
-    ]
+    plan.set_buckets([19_000 + 21_000 * (number % 2) for number in range(plan.bins)])
+    assert plan.buckets == plan.bins + plan.bins // 2
+    ids = sorted(f"{random.Random(i).getrandbits(64):016x}" for i in range(3000))
+    ids += ["0" * 16, "f" * 16, *(f"{max(0, low + d):016x}" for low in plan.lowest_ids for d in (-1, 0, 1))]
+    ids = [one for one in ids if len(one) == 16]
+    buckets = [plan.bucket_of(one) for one in sorted(ids)]
+    assert buckets == sorted(buckets) and set(buckets) == set(range(plan.buckets))
+    lowest_bin = [plan.bin_of(f"{low:016x}") for low in plan.lowest_ids]
+    assert all(lowest_bin[plan.bucket_of(one)] == plan.bin_of(one) for one in ids)

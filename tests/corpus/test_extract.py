@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sishu.corpus.extract import Tier, html_to_text
+from sishu.corpus.markup import TangledMarkup
 
 MANY = 200_000
 BOTH = pytest.mark.parametrize("tier", ["quality", "fast"])
@@ -120,6 +121,22 @@ def test_hostile_pages_end_soon(name: str, tier: Tier) -> None:
     assert time.perf_counter() - started < 30
     if name.startswith(("nested", "self", "attributes", "formatting", "closing")):
         assert "hello" in text
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<p>x" * 1_100_000,
+        "<div>" * 200 + "<p>x" * 400_000,
+        "".join(f"<a{i}></a{i}>" for i in range(5000)),
+        "<body><nav>" + "<ul><li>x" * 60_000,
+    ],
+    ids=["tags", "tags in tags", "names of tags", "indentation"],
+)
+def test_more_than_any_page_has_is_refused(page: str, tier: Tier) -> None:
+    with pytest.raises(TangledMarkup):
+        html_to_text(page, tier)
 
 
 SOUP = [

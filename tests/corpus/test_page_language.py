@@ -5,10 +5,13 @@ import pytest
 from sishu.corpus.page_language import is_surely_foreign
 from tests.corpus.prose import PROSE
 
-GERMAN = """Die Fähre legte im Morgengrauen mit elf Fahrgästen, zwei Ziegen und einem Klavier ab.
+GERMAN = (
+    """Die Fähre legte im Morgengrauen mit elf Fahrgästen, zwei Ziegen und einem Klavier ab.
 Der Nebel lag so dicht über dem Fluss, dass der Kapitän nach den Glocken der Kirchen an beiden Ufern steuerte.
 Gegen Mittag hob er sich, und das Tal war zu sehen: Weinberge, ein alter Turm, die weiße Straße nach Linz.
-""" * 4
+"""
+    * 4
+)
 CHINESE = "河边的小镇每到春天都要举行一次集市，附近村庄的人带着布匹、蜂蜜和新做的木器来到这里。" * 20
 
 

@@ -19,6 +19,11 @@ from chardetng_py import EncodingDetector
 
 _DECLARATION_WINDOW = 4096
 """Bytes of the page searched for a <meta> or XML declaration."""
+_DETECTION_WINDOW = 1 << 20
+"""Bytes from the first that is not ASCII that are shown to the detector."""
+_EVIDENCE = 200
+"""Bytes beyond ASCII from which the detector is believed rather than the declaration of another charset of
+two bytes a character. Of shorter pieces of prose it takes one in a hundred for another."""
 
 _PYTHON_CODEC = {
     "utf-8": "utf-8",
@@ -66,11 +71,24 @@ _NAME_OF_CODEC = {codecs.lookup(codec).name: name for name, codec in _PYTHON_COD
     "euc_kr": "euc-kr",
     "iso8859-8": "iso-8859-8",
 }
+_NOT_LATIN = {
+    "koi8-r",
+    "koi8-u",
+    "ibm866",
+    "x-mac-cyrillic",
+    "windows-874",
+    "windows-1251",
+    "windows-1253",
+} | {
+    *("windows-1255", "windows-1256", "iso-8859-5", "iso-8859-6", "iso-8859-7", "iso-8859-8"),
+}
 _MULTIBYTE = {"gb18030", "big5", "shift_jis", "euc-jp", "euc-kr"}
 
-_HEADER = re.compile(r"charset\s*=\s*[\"']?\s*([\w.:+-]+)", re.IGNORECASE)
-_META = re.compile(rb"<meta\b[^>]*?\bcharset\s*=\s*[\"']?\s*([\w.:+-]+)", re.IGNORECASE)
-_XML = re.compile(rb"^\s*<\?xml\b[^>]*?\bencoding\s*=\s*[\"']([\w.:+-]+)", re.IGNORECASE)
+_HEADER = re.compile(r"charset\s*+=\s*+[\"']?\s*+([\w.:+-]+)", re.IGNORECASE)
+_META = re.compile(rb"<meta\b[^>]*?\bcharset\s*+=\s*+[\"']?\s*+([\w.:+-]+)", re.IGNORECASE)
+_XML = re.compile(rb"^\s*+<\?xml\b[^>]*?\bencoding\s*+=\s*+[\"']([\w.:+-]+)", re.IGNORECASE)
+_BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
+_WORD_BEYOND_ASCII = re.compile(rb"[\x80-\xff]{4,}")
 
 
 def decode(body: bytes, content_type: str = "") -> tuple[str, str]:
@@ -132,12 +150,18 @@ def _utf8(body: bytes) -> str | None:
 
 def _legacy(body: bytes, content_type: str) -> tuple[str, str]:
     detector = EncodingDetector()
-    detector.feed(body, last=True)
+    first = _BEYOND_ASCII.search(body)
+    start = max(0, first.start() - _DECLARATION_WINDOW) if first else 0
+    shown = body[start : start + _DETECTION_WINDOW]
+    detector.feed(shown, last=True)
     guess, confident = detector.guess_assess(tld=None, allow_utf8=False)
     guessed = _known(guess) or "windows-1252"
+    enough = confident and len(_BEYOND_ASCII.findall(shown)) >= _EVIDENCE
     for name in _declared(body, content_type):
         # latin-1 is what servers say when nobody told them, and every byte string decodes under it
-        if name == "windows-1252" and confident and guessed in _MULTIBYTE:
+        if enough and name != guessed and {name, guessed} <= _MULTIBYTE:
+            continue
+        if name == "windows-1252" and confident and (guessed in _MULTIBYTE or _is_not_latin(shown, guessed)):
             continue
         text = _strict(body, name)
         if text is not None:
@@ -145,9 +169,17 @@ def _legacy(body: bytes, content_type: str) -> tuple[str, str]:
     return body.decode(_PYTHON_CODEC[guessed], "replace"), guessed
 
 
+def _is_not_latin(body: bytes, guessed: str) -> bool:
+    """Whether most bytes beyond ASCII stand in words of nothing else, which in a Latin script they do not."""
+    if guessed not in _NOT_LATIN:
+        return False
+    in_words = sum(map(len, _WORD_BEYOND_ASCII.findall(body)))
+    return 2 * in_words > len(_BEYOND_ASCII.findall(body))
+
+
 def _declared(body: bytes, content_type: str) -> list[str]:
     head = body[:_DECLARATION_WINDOW]
-    labels = [match[1] for match in [_HEADER.search(content_type)] if match]
+    labels = [match[1] for match in [_HEADER.search(content_type[:_DECLARATION_WINDOW])] if match]
     for match in (_META.search(head), _XML.search(head)):
         if match:
             labels.append(match[1].decode("ascii", "replace"))

@@ -41,7 +41,7 @@ class CleanSettings(Section):
     extraction: Tier = Field(
         default="quality",
         description="How the text is taken out of HTML. quality: a small trained model tells a page's own "
-        "text from what surrounds it; fast: resiliparse's rules, in three fifths of the time, which keep "
+        "text from what surrounds it; fast: resiliparse's rules, in less than half of the time, which keep "
         "more of pages that are all lists.",
     )
     foreign_paragraphs: Literal["keep", "cut"] = Field(

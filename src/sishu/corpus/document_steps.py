@@ -14,6 +14,7 @@ from sishu.corpus.clean_settings import CleanSettings
 from sishu.corpus.document import Document, Page, Refused, document_id
 from sishu.corpus.extract import html_to_text
 from sishu.corpus.funnel import Funnel, Rejected
+from sishu.corpus.markup import TangledMarkup
 from sishu.corpus.material import material
 from sishu.corpus.page_language import is_surely_foreign
 from sishu.corpus.paragraphs import keep_languages
@@ -21,7 +22,10 @@ from sishu.corpus.passages import without_own_repeats
 from sishu.corpus.scrub import scrub
 
 _HTML_TYPES = frozenset(("text/html", "application/xhtml+xml"))
-_HTML_START = re.compile(r"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.I | re.S)
+# possessive, or a row of comments could be read in too many ways
+_HTML_START = re.compile(
+    r"\s*+(?:<!--(?:(?!-->).)*+-->\s*+)*+<(?:!doctype\s+html|html|head|body)\b", re.I | re.S
+)
 
 EXTRACTION = "html to text"
 _OF_MARKUP = ("page language", EXTRACTION)
@@ -81,7 +85,7 @@ class DocumentSteps:
     def _first(self, item: Page | Document, source: str, decode: Step) -> Document | Refused:
         url = _valid(item.url)
         text, body = ("", len(item.body)) if isinstance(item, Page) else (item.text, None)
-        document = Document(document_id(item.url), url, item.date, text, source=source)
+        document = Document(document_id(item.url), url, item.date, text, source=_valid(source))
         is_text = (body is None, body is None)
         outcome = self._funnel.apply("url", document, partial(self._look_at_url, document), body, is_text)
         if isinstance(outcome, Refused):
@@ -111,7 +115,10 @@ class DocumentSteps:
 
     def _extract(self, document: Document) -> Document:
         text = document.text
-        text = html_to_text(text, self._settings.extraction) if self._is_html else text.strip("\n")
+        try:
+            text = html_to_text(text, self._settings.extraction) if self._is_html else text.strip("\n")
+        except TangledMarkup as error:
+            raise Rejected("tangled markup") from error
         if not text.strip():
             raise Rejected("no text")
         return replace(document, text=text)

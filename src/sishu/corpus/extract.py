@@ -15,7 +15,7 @@ from resiliparse.parse.html import HTMLTree
 
 from sishu.corpus.blocks import Block
 from sishu.corpus.main_text import main_blocks
-from sishu.corpus.markup import REAL_TAB, tame_markup
+from sishu.corpus.markup import REAL_TAB, TangledMarkup, tame_markup
 
 Tier = Literal["quality", "fast"]
 
@@ -65,24 +65,26 @@ def _joined(blocks: list[Block]) -> str:
 def _main_content(html: str) -> str:
     """Main content where the page has it, full text otherwise (`MIN_MAIN_SHARE`)."""
     tree = HTMLTree.parse(html)
-    main = _plain(tree, main_content=True, left_out=[*_LOCAL_PATHS, *_AROUND])
-    if len(main) >= MIN_MAIN_SHARE * len(html):  # no text is longer than its markup
+    most = 2 * len(html) + 1000
+    main = _plain(tree, most, main_content=True, left_out=[*_LOCAL_PATHS, *_AROUND])
+    if len(main) >= MIN_MAIN_SHARE * len(html):  # full text can hardly be longer than its markup
         return main
-    full = _plain(tree, main_content=False, left_out=_LOCAL_PATHS)
+    full = _plain(tree, most, main_content=False, left_out=_LOCAL_PATHS)
     return full if len(main) < MIN_MAIN_SHARE * len(full) else main
 
 
-def _plain(tree: HTMLTree, *, main_content: bool, left_out: list[str]) -> str:
-    return _tidy(
-        extract_plain_text(
-            tree,
-            preserve_formatting=True,
-            main_content=main_content,
-            alt_texts=False,
-            comments=False,
-            skip_elements=left_out,
-        )
+def _plain(tree: HTMLTree, most: int, *, main_content: bool, left_out: list[str]) -> str:
+    text = extract_plain_text(
+        tree,
+        preserve_formatting=True,
+        main_content=main_content,
+        alt_texts=False,
+        comments=False,
+        skip_elements=left_out,
     )
+    if len(text) > most:  # by the indentation of lists in lists in lists
+        raise TangledMarkup("lists are nested too deeply")
+    return _tidy(text)
 
 
 def _tidy(text: str) -> str:

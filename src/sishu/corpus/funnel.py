@@ -195,7 +195,7 @@ class Funnel:
         }
 
     def write(self, folder: Path, damaged: Mapping[str, int]) -> None:
-        """Writes funnel.json, rejects.jsonl and edits.jsonl, and the same as funnel.parquet, a row a step, and
+        """Writes funnel.json, rejects.jsonl and edits.jsonl, and the same as funnel.parquet and
         samples.parquet; `damaged` counts records that were never pages."""
         counts = self._counts()
         funnel = json.dumps({"damaged": damaged, "steps": counts}, indent=1, ensure_ascii=False)

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import count
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import regex
@@ -26,6 +26,10 @@ from sishu.corpus.dedup import mix
 
 TOP, DUPLICATED = (2, 3, 4), (5, 6, 7, 8, 9, 10)
 """Lengths in words of the n-grams of which the commonest counts, and of which every repetition counts."""
+
+MOST = 3_000_000
+"""Characters beyond which a text has too many words without being measured: a hundred thousand of at most ten
+characters, with all that stands between them."""
 
 _WORD = re.compile(r"\w(?:\S*\w)?|[^\w\s]")
 _TERMINAL = regex.compile(r"\p{Sentence_Terminal}")
@@ -151,16 +155,18 @@ class Values(NamedTuple):
 def measure(text: str, tokens: Sequence[str], limits: Limits = ENGLISH) -> Values:
     """Every value of the rules for one text that is not empty, with the tokens it is made of."""
     forms = _Forms(tokens)
-    return _with_ngrams(_without_ngrams(text, forms, limits), text, forms)
+    return _with_ngrams(_with_words(_of_lines(text, limits), text, forms, limits), text, forms)
 
 
-def _without_ngrams(text: str, forms: _Forms, limits: Limits) -> Values:
-    size, total = len(text), max(1, forms.count)
+def _of_lines(text: str, limits: Limits) -> Values:
+    """What can be known without cutting words; the other values are such as break no rule."""
+    size = len(text)
     paragraphs, paragraph_characters = _repeated(
         [part for p in text.strip().split("\n\n") if (part := p.lstrip("\n"))]
     )
     lines, line_characters = _repeated(_parts(text))
     real = [line.strip() for line in text.splitlines()]
+    ended, short, repeated = _ends_of_lines(text, limits)
     return Values(
         duplicate_paragraphs=paragraphs,
         duplicate_paragraph_characters=paragraph_characters / size,
@@ -168,33 +174,48 @@ def _without_ngrams(text: str, forms: _Forms, limits: Limits) -> Values:
         duplicate_line_characters=line_characters / size,
         top_ngram=(0.0,) * len(TOP),
         duplicated_ngram=(0.0,) * len(DUPLICATED),
+        words=limits.min_words,
+        mean_word=limits.min_mean_word,
+        hashes=0.0,
+        ellipses=0.0,
+        bullet_lines=sum(line.startswith(("•", "-")) for line in real) / len(real),
+        ellipsis_lines=sum(line.endswith(("...", "…")) for line in real) / len(real),
+        alphabetic_words=1.0,
+        ended_lines=ended,
+        short_lines=short,
+        repeated_characters=repeated,
+        newlines=0.0,
+        stop_words=limits.min_stop_words,
+    )
+
+
+def _ends_of_lines(text: str, limits: Limits) -> tuple[float, float, float]:
+    """Shares of lines with an end, of short lines, and of characters in repeated lines."""
+    filled = [line for line in text.split("\n") if line.strip()]
+    count = max(1, len(filled))
+    return (
+        sum([_is_terminal(line[-1]) for line in filled]) / count,
+        sum([len(line) <= limits.short_line for line in filled]) / count,
+        _repeated(filled)[1] / max(1, len(text) - text.count("\n")),
+    )
+
+
+def _with_words(values: Values, text: str, forms: _Forms, limits: Limits) -> Values:
+    total = max(1, forms.count)
+    return values._replace(
         words=forms.spoken,
         mean_word=forms.mean_length,
         hashes=text.count("#") / total,
         ellipses=(text.count("...") + text.count("…")) / total,
-        bullet_lines=sum(line.startswith(("•", "-")) for line in real) / len(real),
-        ellipsis_lines=sum(line.endswith(("...", "…")) for line in real) / len(real),
         alphabetic_words=forms.alphabetic / total,
+        newlines=text.count("\n") / total,
         stop_words=sum(word in forms.ids for word in limits.stop_words),
-        **_of_lines(text, total, limits),
     )
 
 
 def _with_ngrams(values: Values, text: str, forms: _Forms) -> Values:
     top, duplicated = (tuple(value / len(text) for value in found) for found in forms.ngrams())
     return values._replace(top_ngram=top, duplicated_ngram=duplicated)
-
-
-def _of_lines(text: str, tokens: int, limits: Limits) -> dict[str, Any]:
-    """What FineWeb's own rules measure."""
-    filled = [line for line in text.split("\n") if line.strip()]
-    breaks = text.count("\n")
-    return {
-        "ended_lines": sum(_is_terminal(line[-1]) for line in filled) / max(1, len(filled)),
-        "short_lines": sum(len(line) <= limits.short_line for line in filled) / max(1, len(filled)),
-        "repeated_characters": _repeated(filled)[1] / max(1, len(text) - breaks),
-        "newlines": breaks / tokens,
-    }
 
 
 def gopher(values: Values, limits: Limits = ENGLISH) -> str | None:
@@ -277,19 +298,32 @@ def select(text: str, language: str) -> Selected:
     limits = CHINESE if chinese else ENGLISH
     if code not in ("en", "zh"):
         return Selected(text, "no limits for this language")
+    if len(text) > MOST:
+        return Selected(text, "many words")
+    # What takes least comes first: lines, then words, then n-grams.
+    values = _of_lines(text, limits)
+    reason = gopher(values, limits)
+    if not reason and not chinese:
+        kept, reason = c4_lines(text, limits)
+    else:
+        kept = text
+    if reason := reason or fineweb(_with_breaks(values, kept, chinese, limits), limits):
+        return Selected(text, reason)
     forms = _Forms(words(text, chinese))
-    values = _without_ngrams(text, forms, limits)
-    # n-grams take as long as everything else, so they are for texts that break no other rule of Gopher's
-    if reason := gopher(values, limits) or gopher(_with_ngrams(values, text, forms), limits):
-        return Selected(text, reason)
-    if chinese:
-        return Selected(text, fineweb(values, limits))
-    kept, reason = c4_lines(text, limits)
-    if reason:
-        return Selected(text, reason)
-    if kept != text:
-        values = values._replace(**_of_lines(kept, max(1, len(words(kept))), limits))
-    return Selected(kept, fineweb(values, limits))
+    values = _with_words(values, text, forms, limits)
+    reason = gopher(values, limits) or gopher(_with_ngrams(values, text, forms), limits)
+    return Selected(text if reason else kept, reason)
+
+
+def _with_breaks(values: Values, text: str, chinese: bool, limits: Limits) -> Values:
+    """What FineWeb's own rules want to know, of a text from which lines may be gone."""
+    breaks = text.count("\n")
+    # A piece between spaces is a token at least, so words are cut only where the rule on them may be broken.
+    share = breaks / max(1, len(text.split()))
+    if share > limits.max_newlines:
+        share = breaks / max(1, len(words(text, chinese)))
+    ended, short, repeated = _ends_of_lines(text, limits)
+    return values._replace(ended_lines=ended, short_lines=short, repeated_characters=repeated, newlines=share)
 
 
 def _first(*rules: tuple[str, bool]) -> str | None:

@@ -17,6 +17,9 @@ MAX_TAG_CHARACTERS = 4096
 """A longer tag keeps its name and loses its attributes (in practice: inline images and styles)."""
 MAX_DEPTH = 256
 """Deeper elements are unwrapped: their text stays. libxml2 refuses documents at the same depth."""
+MOST_TAGS, MOST_NAMES, MOST_STEPS = 1_000_000, 2000, 60_000_000
+"""Parsers take gigabytes for more tags, time by the square for more different names of them, and for each tag
+a look at all that are open."""
 MAX_OPEN_FORMATTING = 16
 """HTML5 parsers copy every open formatting element into each new paragraph, so these multiply."""
 
@@ -99,7 +102,8 @@ def tame_markup(html: str) -> str:
     Time linear in the length of `html`.
 
     Raises:
-        TangledMarkup: closing tags that match nothing near them, more than a million steps' worth.
+        TangledMarkup: more tags, or names of tags, than any page has; closing tags that match nothing near
+            them, more than a million steps' worth.
     """
     clear = _tame_clear(html)
     if clear is not None:
@@ -214,13 +218,15 @@ def _changes(names: list[str]) -> dict[int, str]:
     """What to write instead of which tags, by their number; `_GAP` goes before its tag.
 
     Raises:
-        TangledMarkup
+        TangledMarkup: more names than any page has, or more steps than a page is worth.
     """
+    if len(names) > MOST_TAGS or len(set(names)) > MOST_NAMES:
+        raise TangledMarkup("too many tags")
     changes: dict[int, str] = {}
     stack = [""]  # the ends that open tags wait for
     innermost = ""  # the last of them, unless a tag that was unwrapped waits for its end
     absent: set[str] = set()  # known not to be in the stack, which takes long to search
-    formatting = unwrapped = walked = 0
+    formatting = unwrapped = walked = deepest = 0
     described = False
     for at, name in enumerate(names):
         if name == innermost:
@@ -268,9 +274,12 @@ def _changes(names: list[str]) -> dict[int, str]:
             changes[at] = " "
         else:
             stack.append(end)
+            deepest = max(deepest, len(stack))
             absent.discard(end)
             formatting += is_formatting
             innermost = "" if unwrapped else end
+    if len(names) * deepest > MOST_STEPS:
+        raise TangledMarkup("too many tags, nested too deeply")
     return changes
 
 

@@ -32,8 +32,13 @@ MAX_DICTIONARY_BYTES = 32 << 20
 _INFLATE_STEP = 16_384
 """Bytes fed to the inflater at a time: what is left over after a member is copied, so not many records."""
 _PIECE = 1 << 20
+_HEAD_STEP = 512
 _MOST_FOR_A_HEAD = 1 << 17
 """Bytes of a member read until something comes out: a block of zstandard has 128 kB at most."""
+_EFFORT = 1 << 28
+"""Bytes of a file read in vain in search of a member, after which less is read of each place that looks like
+one, and not all are tried."""
+_STRIDE = 4096
 _SKIPPABLE = tuple(bytes((0x50 + n, 0x2A, 0x4D, 0x18)) for n in range(16))
 _DICTIONARY = b"\x5d\x2a\x4d\x18"
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -117,7 +122,7 @@ def first_bytes(data: mmap.mmap, begins: tuple[bytes, ...]) -> bytes:
     packing, start = _packing_of(data, lambda reason: None)
     if packing is None:
         return data[:16]
-    return _inflated_head(data, next_member(data, start, packing, begins), packing)
+    return _inflated_head(data, Search().next_member(data, start, packing, begins), packing)[0]
 
 
 def _packing_of(data: mmap.mmap, report: Report) -> tuple[Packing | None, int]:
@@ -152,7 +157,7 @@ def _dictionary(content: bytes) -> zstd.ZstdDict:
 def _packed_records(
     data: mmap.mmap, packing: Packing, start: int, splitter: Splitter, report: Report
 ) -> Iterator[Record]:
-    position = start
+    position, search = start, Search()
     while position < len(data):
         member, at, behind, out = packing.member(), position, None, 0
         record = None
@@ -169,19 +174,19 @@ def _packed_records(
         except Damage:
             splitter.reset()
             report(packing.damaged)
-            position = next_member(data, position + 1, packing, splitter.begins)
+            position = search.next_member(data, position + 1, packing, splitter.begins)
             continue
         if behind is not None:
             position = min(at, len(data)) - behind
             if record is not None:
                 yield record
                 continue
-            head = _inflated_head(data, position, packing)
+            head, _ = _inflated_head(data, position, packing)
             if not head or head.startswith(splitter.begins):  # else the record goes on in the next member
                 yield from splitter.finish(cut=False)
         else:
             # Either the file ends here or damage swallowed what follows: look behind it.
-            before = next_member(data, position + 1, packing, splitter.begins)
+            before = search.next_member(data, position + 1, packing, splitter.begins)
             if before == len(data):
                 if not out:
                     report("cut")
@@ -192,26 +197,38 @@ def _packed_records(
             position = before
 
 
-def next_member(data: mmap.mmap, start: int, packing: Packing, begins: tuple[bytes, ...]) -> int:
-    """The first place at or after `start` where a member inflates to the beginning of a record."""
-    while (start := data.find(packing.magic, start)) >= 0:
-        if _inflated_head(data, start, packing).startswith(begins):
-            return start
-        start += 1
-    return len(data)
+class Search:
+    """Looks for the members of one file, in time linear in its length whatever is in it."""
+
+    def __init__(self) -> None:
+        self._left = _EFFORT
+
+    def next_member(self, data: mmap.mmap, start: int, packing: Packing, begins: tuple[bytes, ...]) -> int:
+        """The first place at or after `start` where a member inflates to the beginning of a record."""
+        while (start := data.find(packing.magic, start)) >= 0:
+            most = _MOST_FOR_A_HEAD if self._left > 0 else _HEAD_STEP
+            head, read = _inflated_head(data, start, packing, most)
+            if head.startswith(begins):
+                return start
+            self._left -= max(read, _STRIDE)
+            start += 1 if self._left > 0 else _STRIDE
+        return len(data)
 
 
-def _inflated_head(data: mmap.mmap, start: int, packing: Packing) -> bytes:
-    """The first bytes of the member at `start`; empty when there is none that inflates.
+def _inflated_head(
+    data: mmap.mmap, start: int, packing: Packing, most: int = _MOST_FOR_A_HEAD
+) -> tuple[bytes, int]:
+    """The first bytes of the member at `start`, empty when there is none that inflates, and how many bytes
+    were read for them.
 
     A frame of zstandard may have to be read to the end of its first block before it gives anything.
     """
-    member, head = packing.member(), b""
+    member, head, at = packing.member(), b"", start
     try:
-        for at in range(start, min(start + _MOST_FOR_A_HEAD, len(data)), 512):
-            head = member.head(data[at : at + 512])
+        for at in range(start, min(start + most, len(data)), _HEAD_STEP):
+            head = member.head(data[at : at + _HEAD_STEP])
             if head or member.behind() is not None:
                 break
     except Damage:
-        return b""
-    return head
+        head = b""
+    return head, at + _HEAD_STEP - start

@@ -1,4 +1,4 @@
-"""The first half of the work: input files into documents, each for itself, sorted into buckets by id."""
+"""The first half of the work: input files into documents, each for itself, sorted into bins by id."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def clean_part(plan: Plan, number: int, watch: Watch) -> dict[str, Any]:
 def clean_items(
     plan: Plan, number: int, items: Iterable[Item], damaged: Counter[str], watch: Watch
 ) -> dict[str, Any]:
-    """Cleans what is read for one part and leaves it on shelves: Parquet files with a row group a bucket.
+    """Cleans what is read for one part and leaves it on shelves: Parquet files with a row group a bin.
 
     Documents that are refused stay as rows without text. Items that ended a process before (see
     `condemn`) are refused unseen.
@@ -59,13 +59,13 @@ def clean_items(
         watch: told before and after each item.
 
     Returns:
-        The number of items, the shelves with the buckets of their row groups, the funnel, and what was
-        damaged and scrubbed.
+        The number of items, the shelves with the bins of their row groups and the characters in each, the
+        funnel, and what was damaged and scrubbed.
     """
     funnel = Funnel(plan.settings.keep_rejects, token_counter(plan.settings, plan.material))
     steps = DocumentSteps(plan.settings, funnel, plan.material)
     condemned = _condemned(plan, number)
-    shelves: list[list[int]] = []
+    shelves: list[dict[int, int]] = []
     waiting: list[Document | Refused] = []
     size = count = 0
     for count, (item, source) in enumerate(items, 1):  # the count is told afterwards
@@ -103,19 +103,22 @@ def _condemned(plan: Plan, number: int) -> dict[int, str]:
     return {int(item): str(reason) for item, reason in known.items()}
 
 
-def _put_away(plan: Plan, part: int, shelf: int, outcomes: list[Document | Refused]) -> list[int]:
-    """Writes a shelf; returns the bucket of each of its row groups."""
-    by_bucket: dict[int, list[Document | Refused]] = {}
+def _put_away(plan: Plan, part: int, shelf: int, outcomes: list[Document | Refused]) -> dict[int, int]:
+    """Writes a shelf; returns the bin of each of its row groups, with the characters in it."""
+    by_bin: dict[int, list[Document | Refused]] = {}
     for outcome in outcomes:
         document = outcome if isinstance(outcome, Document) else outcome.document
-        by_bucket.setdefault(plan.bucket_of(document.id), []).append(outcome)
+        by_bin.setdefault(plan.bin_of(document.id), []).append(outcome)
     with (
         whole(plan.path("shelves", part, f"{shelf}.parquet")) as path,
         pyarrow.parquet.ParquetWriter(path, _SHELF, compression="zstd") as writer,
     ):
-        for bucket in sorted(by_bucket):
-            writer.write_table(_shelf_table(by_bucket[bucket]))
-    return sorted(by_bucket)
+        for number in sorted(by_bin):
+            writer.write_table(_shelf_table(by_bin[number]))
+    return {
+        number: sum(len(one.text) for one in by_bin[number] if isinstance(one, Document))
+        for number in sorted(by_bin)
+    }
 
 
 _SHELF = DOCUMENT.append(pyarrow.field("step", pyarrow.string())).append(
@@ -138,14 +141,17 @@ def _shelf_table(outcomes: list[Document | Refused]) -> pyarrow.Table:
 
 
 def sort_shelves(plan: Plan) -> None:
-    """When all parts are done: writes down for each bucket where its documents are."""
-    places: list[list[tuple[int, int, int]]] = [[] for _ in range(plan.buckets)]
+    """When all parts are done: makes the buckets, and writes down for each where its documents are."""
+    characters = [0] * plan.bins
+    places: list[list[tuple[int, int, int]]] = [[] for _ in range(plan.bins)]
     for part in range(len(plan.parts)):
-        for shelf, buckets in enumerate(plan.result("part", part)["shelves"]):
-            for group, bucket in enumerate(buckets):
-                places[bucket].append((part, shelf, group))
-    for bucket, found in enumerate(places):
-        write_atomic(plan.path("places", bucket, "json"), json.dumps(found))
+        for shelf, amounts in enumerate(plan.result("part", part)["shelves"]):
+            for group, (number, amount) in enumerate(amounts.items()):
+                places[int(number)].append((part, shelf, group))
+                characters[int(number)] += amount
+    plan.set_buckets(characters)
+    for bucket, lowest in enumerate(plan.lowest_ids):
+        write_atomic(plan.path("places", bucket, "json"), json.dumps(places[plan.bin_of(f"{lowest:016x}")]))
 
 
 def of_bucket(plan: Plan, bucket: int) -> tuple[list[Document], list[Refused]]:
@@ -155,6 +161,10 @@ def of_bucket(plan: Plan, bucket: int) -> tuple[list[Document], list[Refused]]:
     for part, shelf, group in plan.places(bucket):
         with pyarrow.parquet.ParquetFile(plan.path("shelves", part, f"{shelf}.parquet")) as file:
             table = file.read_row_group(group)
+        mine = pyarrow.array(
+            [plan.bucket_of(one) == bucket for one in table["id"].to_pylist()], pyarrow.bool_()
+        )
+        table = table.filter(mine)
         rows = zip(documents_of(table), table["step"].to_pylist(), table["reason"].to_pylist(), strict=True)
         for document, step, reason in rows:
             if step:

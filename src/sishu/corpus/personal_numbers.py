@@ -11,6 +11,7 @@ character.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from datetime import date
 from functools import partial
@@ -70,26 +71,48 @@ _SERIAL_BEFORE = re.compile(
 )
 _UNIT_AFTER = re.compile(r"\s?(?:元|美元|人民币|bytes?\b|B\b|ms\b|次|个|個|人|吨|公里|%|％)")
 
+MOST_CHECKED = {"phone": 20_000, "ip": 50_000}
+"""Of a kind in one text, of others `MOST_OTHERS`. To look one up in a numbering plan takes up to forty
+microseconds; who has written so many into one text has written a list of them."""
+MOST_OTHERS = 200_000
+
 Count = Callable[[str, str], str]
 """Counts one found of a kind, and gives the placeholder that goes in its place."""
 
 
-def without_personal_numbers(text: str, count: Count) -> str:
+class Checks:
+    """Says whether what has the form of a kind is still to be checked, or is to be taken for one."""
+
+    def __init__(self) -> None:
+        self._done: Counter[str] = Counter()
+
+    def __call__(self, kind: str) -> bool:
+        self._done[kind] += 1
+        return not self.spent(kind)
+
+    def spent(self, kind: str) -> bool:
+        """Whether no more of the kind are checked."""
+        return self._done[kind] > MOST_CHECKED.get(kind, MOST_OTHERS)
+
+
+def without_personal_numbers(text: str, count: Count, checks: Checks) -> str:
     """The text with `<id-number>`, `<bank-card>` and `<phone>` in the place of each number found.
 
-    `count` is called with "id-number", "bank-card" or "phone" and the placeholder.
+    `count` is called with "id-number", "bank-card" or "phone" and the placeholder, `checks` with the kind.
     """
     if not _ENOUGH.search(text):
         return text
 
     def identity(match: re.Match[str]) -> str:
+        if not checks("id-number"):
+            return count("id-number", "<id-number>")
         place, _, born, rest = match.groups()
         said = _IDENTITY_BEFORE.search(match.string[max(0, match.start() - 12) : match.start()])
         found = is_identity_number(place + born + rest, checked=not said)
         return count("id-number", "<id-number>") if found else match[0]
 
     def card(match: re.Match[str]) -> str:
-        if is_bank_card(match[0]):
+        if not checks("bank-card") or is_bank_card(match[0]):
             return count("bank-card", "<bank-card>")
         front = match[0][:19]  # four groups of four, perhaps with the security code after them
         if len(match[0]) > 19 and not front.isdigit() and is_bank_card(front):
@@ -100,10 +123,10 @@ def without_personal_numbers(text: str, count: Count) -> str:
         return match[0] if _DATE.match(match[2]) else match[1] + count("phone", "<phone>")
 
     text = _CARD.sub(card, _IDENTITY.sub(identity, text))
-    text = _INTERNATIONAL.sub(partial(_international, count=count), text)
+    text = _INTERNATIONAL.sub(partial(_international, count=count, checks=checks), text)
     text = _AFTER_WORD.sub(said, text)
     for region, pattern in _NATIONAL.items():
-        text = pattern.sub(partial(_national, region=region, count=count), text)
+        text = pattern.sub(partial(_national, region=region, count=count, checks=checks), text)
     return text
 
 
@@ -132,8 +155,10 @@ def is_bank_card(number: str) -> bool:
     return sum(value - 9 * (value > 9) for value in doubled) % 10 == 0
 
 
-def _international(match: re.Match[str], count: Count) -> str:
+def _international(match: re.Match[str], count: Count, checks: Checks) -> str:
     """The longest beginning, at the end of a group, that is a number of its country's plan."""
+    if checks.spent("phone"):
+        return count("phone", "<phone>")
     found, text = match[0], match.string
     ends = [group.end() for group in re.finditer(r"[0-9]+\)?", found)]
     for end in reversed(ends):
@@ -146,12 +171,14 @@ def _international(match: re.Match[str], count: Count) -> str:
             continue
         if _DECIMAL.fullmatch(found[:end]):
             return found
-        if _is_valid("+" + found[:end].lstrip("+0 "), None):
+        if not checks("phone") or _is_valid("+" + found[:end].lstrip("+0 "), None):
             return count("phone", "<phone>") + found[end:]
     return found
 
 
-def _national(match: re.Match[str], region: str, count: Count) -> str:
+def _national(match: re.Match[str], region: str, count: Count, checks: Checks) -> str:
+    if not checks("phone"):
+        return count("phone", "<phone>")
     text = match.string
     if _SERIAL_BEFORE.search(text[max(0, match.start() - 24) : match.start()]):
         return match[0]

@@ -1,15 +1,18 @@
 """How a corpus is cut into pieces of work that any process can do, in any order, and do again.
 
-A *part* is a few input files, cleaned on their own. A *bucket* is a range of document ids: since ids are
-hashes, buckets are about equally full, and one after the other they are the corpus sorted by id. Everything
-on the way lies in one folder, so that a task is no more than a name and a number.
+A *part* is a few input files, cleaned on their own. What it lets through is sorted into *bins*, equal ranges
+of document ids. Once it is known how much is in each, bins become *buckets*: a bin, or a piece of one that is
+too full for the memory of a worker. One after the other, buckets are the corpus sorted by id. Everything on
+the way lies in one folder, so that a task is no more than a name and a number.
 """
 
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +21,15 @@ from numpy.typing import NDArray
 
 from sishu.corpus.clean_settings import CleanSettings
 from sishu.corpus.sources import Input
-from sishu.files import dump_json, whole, write_atomic
+from sishu.files import whole, write_atomic
 
 PART_BYTES, PART_FILES = 32_000_000, 256
 """Small files are put together until a part has so many bytes, or files."""
-BUCKET_BYTES = 16_000_000
-"""Of input for a bucket; up to as much text must fit into a worker's memory several times."""
-MOST_BUCKETS = 4096
+BIN_BYTES = 16_000_000
+"""Of input, packed as it is, for a bin."""
+MOST_BINS = 4096
+BUCKET_CHARACTERS = 32_000_000
+"""Of text for a bucket, which must fit into a worker's memory several times."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +39,40 @@ class Plan:
     folder: Path
     settings: CleanSettings
     parts: tuple[tuple[Input, ...], ...]
-    buckets: int
+    bins: int
 
     @property
     def material(self) -> Path:
         """The folder of what is compiled for the steps (`material.py`)."""
         return self.folder / "material"
 
+    def bin_of(self, identity: str) -> int:
+        """The bin of a document's id."""
+        return int(identity, 16) * self.bins >> 64
+
+    @property
+    def buckets(self) -> int:
+        """How many there are."""
+        return len(self.lowest_ids)
+
+    @cached_property
+    def lowest_ids(self) -> list[int]:
+        """Of each bucket, as `set_buckets` has written them down."""
+        lowest: list[int] = json.loads((self.folder / "buckets.json").read_bytes())
+        return lowest
+
     def bucket_of(self, identity: str) -> int:
         """The bucket of a document's id."""
-        return int(identity, 16) * self.buckets >> 64
+        return bisect_right(self.lowest_ids, int(identity, 16)) - 1
+
+    def set_buckets(self, characters: Sequence[int]) -> None:
+        """Makes buckets of the bins, going by the text in each, (bins,); called when all parts are done."""
+        lowest = []
+        for number, amount in enumerate(characters):
+            pieces = max(1, -(-amount // BUCKET_CHARACTERS))
+            first, last = (-((-one << 64) // self.bins) for one in (number, number + 1))
+            lowest += [first + (last - first) * piece // pieces for piece in range(pieces)]
+        write_atomic(self.folder / "buckets.json", json.dumps(lowest))
 
     def path(self, kind: str, number: int, ending: str) -> Path:
         """The file of a kind for a part or bucket."""
@@ -84,20 +113,19 @@ class Plan:
 
     def as_json(self) -> str:
         """The plan without its folder."""
-        return dump_json(
-            {
-                "settings": self.settings.model_dump(mode="json"),
-                "parts": [[asdict(source) for source in part] for part in self.parts],
-                "buckets": self.buckets,
-            }
-        )
+        data = {
+            "settings": self.settings.model_dump(mode="json"),
+            "parts": [[asdict(source) for source in part] for part in self.parts],
+            "bins": self.bins,
+        }
+        return json.dumps(data, indent=1) + "\n"  # in ASCII, which holds names of files that are no UTF-8
 
     @classmethod
     def load(cls, folder: Path) -> Plan:
         """The plan that `save` left in a folder."""
         data = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
         parts = tuple(tuple(Input(**source) for source in part) for part in data["parts"])
-        return cls(folder, CleanSettings.model_validate(data["settings"]), parts, data["buckets"])
+        return cls(folder, CleanSettings.model_validate(data["settings"]), parts, data["bins"])
 
 
 def make_plan(folder: Path, settings: CleanSettings, inputs: Sequence[Input]) -> Plan:
@@ -112,5 +140,5 @@ def make_plan(folder: Path, settings: CleanSettings, inputs: Sequence[Input]) ->
         parts[-1].append(source)
         size += weight
     total = sum(source.size or PART_BYTES for source in inputs)
-    buckets = max(1, min(MOST_BUCKETS, -(-total // BUCKET_BYTES)))
-    return Plan(folder, settings, tuple(map(tuple, parts)), buckets)
+    bins = max(1, min(MOST_BINS, -(-total // BIN_BYTES)))
+    return Plan(folder, settings, tuple(map(tuple, parts)), bins)

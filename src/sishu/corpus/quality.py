@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict
 
 from sishu.corpus.language import is_unsegmented
 
+MOST = 1_000_000
+"""Characters of a longer text that are judged: those at its beginning, in its middle and at its end."""
+
 _WORD = re.compile(r"\w+")
 _LETTERS = re.compile(r"[^\W\d_]")
 _BULLET = re.compile(r"\s*(?:[-*•‣▪◦●○■□–—]|\d{1,3}[.)])\s")
@@ -57,6 +60,7 @@ DEFAULT_THRESHOLDS = Thresholds()
 
 def judge(text: str, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> str | None:
     """Why the text is unfit, in a few words that are always the same, or None if it is fit."""
+    text = _shortened(text)
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         return "empty"
@@ -71,6 +75,13 @@ def judge(text: str, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> str | None:
     if is_unsegmented(text):
         return _judge_characters(text, thresholds)
     return _judge_words(text, thresholds)
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= MOST:
+        return text
+    size, middle = MOST // 3, len(text) // 2
+    return "\n".join((text[:size], text[middle - size // 2 : middle + size // 2], text[-size:]))
 
 
 def _judge_words(text: str, thresholds: Thresholds) -> str | None:

@@ -18,6 +18,7 @@ Record = tuple[bytes, int]
 MAX_HEADER_BYTES = 65_536
 
 _WARC_NEXT = re.compile(rb"\r?\n\r?\n(?=WARC/[01]\.\d+\r?\n)")
+_BLANKS = re.compile(rb"[\r\n]*+")
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _LENGTH = re.compile(rb"(?im)^content-length:[ \t]*(\d{1,18})(?=[ \t]*\r?$)")
 
@@ -92,8 +93,8 @@ class Splitter:
         while True:
             if self._lost and not self._resynchronise():
                 return
-            while buffer.startswith((b"\r", b"\n")):
-                del buffer[:1]
+            if buffer.startswith((b"\r", b"\n")):
+                del buffer[: _end_of_blanks(buffer)]
             if not buffer:
                 return
             if not complete and len(buffer) < self._ahead:
@@ -159,6 +160,11 @@ def end_of_header(record: bytes | bytearray) -> int:
         return end + 4
     found = _HEADER_END.search(record, 0, MAX_HEADER_BYTES)
     return found.end() if found else -1
+
+
+def _end_of_blanks(record: bytearray) -> int:
+    found = _BLANKS.match(record)
+    return found.end() if found else 0
 
 
 def _length(record: bytes | bytearray, block: int) -> int | None:

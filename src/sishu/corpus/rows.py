@@ -23,8 +23,12 @@ else:
 
 Report = Callable[[str], None]
 
-MAX_LINE_BYTES = 100_000_000
-"""A longer line of JSON is reported and skipped; the longest books have some millions."""
+MAX_LINE_BYTES = 20_000_000
+"""A longer line of JSON is reported and skipped; the longest books have some millions, and what JSON makes of
+a line can take forty times its bytes."""
+MAX_VAIN_LINES = 1_000_000
+"""Lines without a document, beyond those with one, after which the rest of a file is left: a megabyte can be
+unpacked to a thousand million of them."""
 BROKEN = (OSError, EOFError, zlib.error, zstd.ZstdError, pyarrow.ArrowException, MemoryError, ValueError)
 """What reading a file may raise because of what is in it."""
 
@@ -64,9 +68,12 @@ def read_json_lines(
     file: BinaryIO, name: str, report: Report, longest: int | None = None
 ) -> Iterator[Document]:
     """Documents out of a `.jsonl`, packed or not; raises one of `BROKEN` where it is cut or damaged."""
-    number = 0
+    number = good = 0
     try:
         for number, line in enumerate(lines_of(unpacked(file), longest or MAX_LINE_BYTES), 1):
+            if number - 2 * good > MAX_VAIN_LINES:
+                report(f"too many lines without a document: {name}:{number}")
+                return
             if line is None:
                 report(f"line too long: {name}:{number}")
                 continue
@@ -74,7 +81,7 @@ def read_json_lines(
                 continue
             try:
                 row = json.loads(line)
-            except (ValueError, RecursionError):
+            except (ValueError, RecursionError, MemoryError):
                 if number == 1 and name.lower().endswith(".json.gz"):
                     report(f"JSON that is not one object a line: {name}")
                     return
@@ -83,6 +90,7 @@ def read_json_lines(
             if not isinstance(row, dict) or (document := _from_row(row, name, number)) is None:
                 report(f"line without a text field: {name}:{number}")
                 continue
+            good += 1
             yield document
     except BROKEN as error:
         raise OSError(f"after {number} lines: {error}") from error
@@ -162,7 +170,8 @@ def _from_row(row: dict[str, Any], name: str, number: int) -> Document | None:
     url = row.get("url")
     url = url if isinstance(url, str) and url else f"{name}#{number}"
     date = row.get("date")
-    return Document(id=document_id(url), url=url, date=date if isinstance(date, str) else "", text=text)
+    date = date.encode("utf-8", "replace").decode("utf-8") if isinstance(date, str) else ""
+    return Document(id=document_id(url), url=url, date=date, text=text)
 
 
 def read_bounded(stream: BinaryIO, most: int) -> bytes | None:

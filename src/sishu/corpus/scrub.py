@@ -13,7 +13,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from sishu.corpus.personal_numbers import without_personal_numbers
+from sishu.corpus.personal_numbers import Checks, without_personal_numbers
 
 _LOGIN = re.compile(r"""(?<=://)([^\s/?#@:<>"'`]{1,64}):([^\s/?#@<>"'`]{1,128})@(?=([^\s/:?#<>"'`]+))""")
 _LOGIN_BEFORE = re.compile(r"://[^\s/?#@]+:$")
@@ -63,29 +63,35 @@ def scrub(text: str) -> tuple[str, dict[str, int]]:
     public IPv4 and IPv6 addresses `<ip>`, numbers `<id-number>`, `<bank-card>` and `<phone>`, and
     memory addresses in object descriptions (` at 0x7f12ab…`) ` at 0x…`, so that two runs give the
     same bytes. The counts have the keys "credentials", "email", "ip", "id-number", "bank-card",
-    "phone", "memory" and hold only types that occurred.
+    "phone", "memory" and hold only types that occurred. What has the form of one is taken for one without
+    being checked, where a text holds very many (`personal_numbers.MOST_CHECKED`).
     """
     counts: dict[str, int] = {}
+    checks = Checks()
 
     def count(kind: str, placeholder: str) -> str:
         counts[kind] = counts.get(kind, 0) + 1
         return placeholder
 
     def login(match: re.Match[str]) -> str:
-        kept = _EXAMPLE_DOMAIN.search(match[3]) or (_STAND_IN.match(match[1]) and _STAND_IN.match(match[2]))
+        kept = checks("credentials") and (
+            _EXAMPLE_DOMAIN.search(match[3]) or (_STAND_IN.match(match[1]) and _STAND_IN.match(match[2]))
+        )
         return match[0] if kept else count("credentials", "<credentials>") + "@"
 
     def key(match: re.Match[str]) -> str:
-        kept = _STAND_IN.match(match[2])
+        kept = checks("key") and _STAND_IN.match(match[2])
         return match[0] if kept else match[1] + count("credentials", "<credentials>")
 
     def email(match: re.Match[str]) -> str:
-        front = match.string[max(0, match.start() - 100) : match.start()]
-        kept = _EXAMPLE_DOMAIN.search(match[1]) or _LOGIN_BEFORE.search(front)
+        kept = checks("email") and (
+            _EXAMPLE_DOMAIN.search(match[1])
+            or _LOGIN_BEFORE.search(match.string[max(0, match.start() - 100) : match.start()])
+        )
         return match[0] if kept else count("email", "<email>")
 
     def network(match: re.Match[str]) -> str:
-        kept = _identifies_nobody(match[1]) or (match.re is _IPV4 and _is_number(match))
+        kept = checks("ip") and (_identifies_nobody(match[1]) or (match.re is _IPV4 and _is_number(match)))
         return match[0] if kept else count("ip", "<ip>")
 
     # Each pattern is tried only where its necessary character occurs; most texts have none.
@@ -99,7 +105,7 @@ def scrub(text: str) -> tuple[str, dict[str, int]]:
         text = _IPV4.sub(network, text)
     if "::" in text or text.count(":") >= 7:
         text = _IPV6.sub(network, text)
-    return without_personal_numbers(text, count), counts
+    return without_personal_numbers(text, count, checks), counts
 
 
 def _is_number(match: re.Match[str]) -> bool:

@@ -3,10 +3,11 @@
 A library that reads a `.warc.gz` as one stream loses everything after the first bad byte. Here the archive
 is taken apart member by member (`members`) and record by record (`records`), so that nothing more than the
 damaged record is lost. What is usual in a record is read with a few regular expressions; of the rest FastWARC
-parses the headers and undoes chunked transfer and content encodings.
+parses the headers and undoes chunked transfer.
 
 Reasons reported, beside those of `members` and `records`: "no target uri", "no http header",
-"bad chunked body", "bad content encoding", "empty file".
+"bad chunked body", "bad content encoding", "cut content encoding" (of which what can be read is kept),
+"empty file", "too many damaged records".
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import BinaryIO
 
 from fastwarc.warc import WarcRecord
 
-from sishu.corpus import members
+from sishu.corpus import encodings, members
 from sishu.corpus.arc import ArcSplitter, as_warc
 from sishu.corpus.document import Page
 from sishu.corpus.records import MAX_HEADER_BYTES, Report, end_of_header
@@ -29,18 +30,22 @@ from sishu.corpus.records import Splitter as _Splitter
 MAX_RECORD_BYTES = 20_000_000
 """A larger record, packed or unpacked, is reported and skipped; real pages are below 10 MB."""
 
+MAX_DAMAGED = 1_000_000
+"""Damaged records after which the rest of an archive is left: a megabyte may unpack to tens of millions."""
+
 _SEARCHED = 1 << 20
 """Bytes looked through for a record of an ARC archive when the file begins with nothing known."""
 _PAGE = re.compile(rb"(?im)^warc-type:[ \t]*(response|conversion)[ \t]*\r?$")
-_TARGET = re.compile(rb"(?im)^warc-target-uri:[ \t]*([^\r\n]*?)[ \t]*\r?$")
-_DATE = re.compile(rb"(?im)^warc-date:[ \t]*([^\r\n]*?)[ \t]*\r?$")
+_TARGET = re.compile(rb"(?im)^warc-target-uri:([^\r\n]*+)\r?$")
+_DATE = re.compile(rb"(?im)^warc-date:([^\r\n]*+)\r?$")
 _STATUS = re.compile(rb"HTTP/\d(?:\.\d)? (\d{3})(?: [^\r\n]*)?\r\n")
-_CONTENT_TYPE = re.compile(rb"(?im)^content-type:[ \t]*([^\r\n]*?)[ \t]*\r$")
+_CONTENT_TYPE = re.compile(rb"(?im)^content-type:([^\r\n]*+)\r$")
 _UNUSUAL = re.compile(rb"(?im)^(?:[ \t]|transfer-encoding|content-encoding)|[^\r]\n|\r(?!\n)")
 """In the head of a response: a folded line, an encoding to undo, a bare line feed."""
+_BLANKS = " \t"
 _NAMES = re.compile(rb"(?m)^[A-Za-z-]+(?=:)")
 _NO_PAGES = (b"request\r", b"metadata\r", b"warcinfo\r", b"revisit\r", b"resource\r")
-_CHUNK_LINE = re.compile(rb"[0-9a-fA-F]{1,8}[ \t]*(?:;[^\r\n]*)?\r\n")
+_CHUNK_LINE = re.compile(rb"-?[0-9a-fA-F]++[ \t]*+(?:;[^\r\n]*+)?\r?\n")
 
 
 def read_pages(
@@ -64,7 +69,28 @@ def read_pages(
     Raises:
         OSError: the file cannot be opened. Nothing inside the file raises.
     """
-    report = damaged or (lambda reason: None)
+    left = MAX_DAMAGED
+
+    def report(reason: str) -> None:
+        nonlocal left
+        if left == 0:
+            raise _TooManyDamaged
+        left -= 1
+        if damaged:
+            damaged(reason)
+
+    try:
+        yield from _read(source, report, max_record_bytes)
+    except _TooManyDamaged:
+        if damaged:
+            damaged("too many damaged records")
+
+
+class _TooManyDamaged(Exception):
+    pass
+
+
+def _read(source: Path | BinaryIO, report: Report, max_record_bytes: int) -> Iterator[Page]:
     with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
         if not file.read(1):
             report("empty file")
@@ -91,7 +117,7 @@ def _is_arc(data: mmap.mmap) -> bool:
 
 def next_member(data: mmap.mmap, start: int) -> int:
     """The first place at or after `start` where a gzip member inflates to a WARC header."""
-    return members.next_member(data, start, members.GZIP, _Splitter.begins)
+    return members.Search().next_member(data, start, members.GZIP, _Splitter.begins)
 
 
 def parse_page(record: bytes, report: Report, max_bytes: int = MAX_RECORD_BYTES) -> Page | None:
@@ -117,11 +143,11 @@ def _plain_page(record: bytes, block: int, response: bool, max_bytes: int) -> Pa
     head = record.find(b"\r\n\r\n", block, block + MAX_HEADER_BYTES) + 2 if response else block
     if target is None or date is None or head < block or not record[:head].isascii():
         return None
-    url = target[1].decode().removeprefix("<").removesuffix(">")
+    url = target[1].decode().strip(_BLANKS).removeprefix("<").removesuffix(">")
     if not url or len(record) - head > max_bytes or record.find(b"\n ", 0, block) >= 0:
         return None
     if not response:
-        return Page(url, record[block:], "text/plain; charset=utf-8", date[1].decode())
+        return Page(url, record[block:], "text/plain; charset=utf-8", date[1].decode().strip(_BLANKS))
     status = _STATUS.match(record, block, head)
     kinds = _CONTENT_TYPE.findall(record, block, head)
     if (
@@ -131,7 +157,8 @@ def _plain_page(record: bytes, block: int, response: bool, max_bytes: int) -> Pa
         or _UNUSUAL.search(record, block, head)
     ):
         return None
-    return Page(url, record[head + 2 :], kinds[0].decode(), date[1].decode())
+    kind = kinds[0].decode().strip(_BLANKS)
+    return Page(url, record[head + 2 :], kind, date[1].decode().strip(_BLANKS))
 
 
 def _capitals(word: bytes) -> bytes:
@@ -155,29 +182,43 @@ def _any_page(record: bytes, block: int, response: bool, report: Report, max_byt
         return Page(url, record[block:], "text/plain; charset=utf-8", headers.get("WARC-Date") or "")
     # Many archives keep a Transfer-Encoding or Content-Encoding header over a body already undone.
     bare_line_feeds = record.find(b"\r\n\r\n", block, block + MAX_HEADER_BYTES) < 0
-    for undo in ("all", "content", "none"):
+    for undo in ("transfer", "none"):
         try:
             parsed = WarcRecord.from_bytes(record)
             parsed.parse_http(auto_decode=undo, quirks_mode=bare_line_feeds)
-            status = None if parsed.http_headers is None else parsed.http_headers.status_code
+            http = parsed.http_headers
+            if http is None or http.status_code is None:
+                break
+            if not 200 <= http.status_code < 300:
+                return None
             body = parsed.reader.read(max_bytes + 1)
         except OSError:
             continue
-        if status is None:
-            report("no http header")
-            return None
-        if not 200 <= status < 300:
-            return None
         if len(body) > max_bytes:
             report("oversized")
             return None
-        if undo != "all" and _CHUNK_LINE.match(body):
+        if _CHUNK_LINE.match(body) and "chunked" in (http.get("Transfer-Encoding") or "").lower():
             report("bad chunked body")
             return None
-        if undo == "none" and body.startswith(b"\x1f\x8b"):
-            report("bad content encoding")
+        content = _content(body, http.get("Content-Encoding") or "", report, max_bytes)
+        if content is None:
             return None
-        content_type = parsed.http_headers.get("Content-Type") or ""
-        return Page(url, body, content_type, headers.get("WARC-Date") or "")
+        return Page(url, content, http.get("Content-Type") or "", headers.get("WARC-Date") or "")
     report("no http header")
     return None
+
+
+def _content(body: bytes, said: str, report: Report, max_bytes: int) -> bytes | None:
+    if not said:
+        return body
+    try:
+        content, whole = encodings.undo(body, said, max_bytes)
+    except encodings.TooLarge:
+        report("oversized")
+        return None
+    except encodings.BadEncoding:
+        report("bad content encoding")
+        return None
+    if not whole:
+        report("cut content encoding")
+    return content
