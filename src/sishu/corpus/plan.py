@@ -23,9 +23,9 @@ from sishu.corpus.clean_settings import CleanSettings
 from sishu.corpus.sources import Input
 from sishu.files import whole, write_atomic
 
-PART_BYTES, PART_FILES = 32_000_000, 256
+PART_BYTES, PART_FILES = 4_000_000, 256
 """Small files are put together until a part has so many bytes, or files."""
-BIN_BYTES = 16_000_000
+BIN_BYTES = 4_000_000
 """Of input, packed as it is, for a bin."""
 MOST_BINS = 4096
 BUCKET_CHARACTERS = 32_000_000

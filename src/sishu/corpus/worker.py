@@ -78,6 +78,7 @@ def main(folder: str, pulse: str) -> None:
     """Does tasks until the input ends, answering each with a line of JSON: {} or {"error": sentence}."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started this
     limit_memory()
     plan = Plan.load(Path(folder))
     guard = Guard(Pulse(Path(pulse)), plan.settings.document_seconds)
