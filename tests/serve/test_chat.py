@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -237,7 +238,8 @@ def test_control_c_stops_an_answer_and_then_leaves(
         assert "/reset" in read_until(ours, lambda text: text.endswith("chat> "))
         for _ in range(20):  # readline may miss a key pressed in the instant in which it shows its prompt
             os.write(ours, b"\x03")
-            if select.select([ours], [], [], 1)[0]:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=1)
                 break
         assert process.wait(timeout=20) == 130
     finally:
