@@ -122,7 +122,7 @@ def _finish(plan: Plan, out: Path, engine: Engine, damaged: Counter[str]) -> dic
     sort_shelves(plan)
     _do(plan, "gather", engine)
     _merge(plan, "gather", funnel)
-    plan.discard("shelves", "parquet")
+    plan.discard("shelves", "arrow")
     comparisons.compare_texts(plan)
     if plan.settings.repeated_passages:
         _do(plan, "passages", engine)

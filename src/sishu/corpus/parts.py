@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pyarrow
-import pyarrow.parquet
+import pyarrow.ipc
 
 from sishu.corpus.document import Document, Page, Refused
 from sishu.corpus.document_steps import DocumentSteps
@@ -46,7 +46,8 @@ def clean_part(plan: Plan, number: int, watch: Watch) -> dict[str, Any]:
 def clean_items(
     plan: Plan, number: int, items: Iterable[Item], damaged: Counter[str], watch: Watch
 ) -> dict[str, Any]:
-    """Cleans what is read for one part and leaves it on shelves: Parquet files with a row group a bin.
+    """Cleans what is read for one part and leaves it on shelves: Arrow files with a batch of rows a
+    bin, of which any can be read without the others.
 
     Documents that are refused stay as rows without text. Items that ended a process before (see
     `condemn`) are refused unseen.
@@ -59,7 +60,7 @@ def clean_items(
         watch: told before and after each item.
 
     Returns:
-        The number of items, the shelves with the bins of their row groups and the characters in each, the
+        The number of items, the shelves with the bins of their batches and the characters in each, the
         funnel, and what was damaged and scrubbed.
     """
     funnel = Funnel(plan.settings.keep_rejects, token_counter(plan.settings, plan.material))
@@ -104,17 +105,18 @@ def _condemned(plan: Plan, number: int) -> dict[int, str]:
 
 
 def _put_away(plan: Plan, part: int, shelf: int, outcomes: list[Document | Refused]) -> dict[int, int]:
-    """Writes a shelf; returns the bin of each of its row groups, with the characters in it."""
+    """Writes a shelf; returns the bin of each of its batches, with the characters in it."""
     by_bin: dict[int, list[Document | Refused]] = {}
     for outcome in outcomes:
         document = outcome if isinstance(outcome, Document) else outcome.document
         by_bin.setdefault(plan.bin_of(document.id), []).append(outcome)
+    packed = pyarrow.ipc.IpcWriteOptions(compression="zstd")
     with (
-        whole(plan.path("shelves", part, f"{shelf}.parquet")) as path,
-        pyarrow.parquet.ParquetWriter(path, _SHELF, compression="zstd") as writer,
+        whole(plan.path("shelves", part, f"{shelf}.arrow")) as path,
+        pyarrow.ipc.new_file(str(path), _SHELF, options=packed) as writer,
     ):
         for number in sorted(by_bin):
-            writer.write_table(_shelf_table(by_bin[number]))
+            writer.write_batch(_shelf_table(by_bin[number]).combine_chunks().to_batches()[0])
     return {
         number: sum(len(one.text) for one in by_bin[number] if isinstance(one, Document))
         for number in sorted(by_bin)
@@ -159,8 +161,8 @@ def of_bucket(plan: Plan, bucket: int) -> tuple[list[Document], list[Refused]]:
     kept: list[Document] = []
     refused: list[Refused] = []
     for part, shelf, group in plan.places(bucket):
-        with pyarrow.parquet.ParquetFile(plan.path("shelves", part, f"{shelf}.parquet")) as file:
-            table = file.read_row_group(group)
+        with pyarrow.memory_map(str(plan.path("shelves", part, f"{shelf}.arrow"))) as file:
+            table = pyarrow.Table.from_batches([pyarrow.ipc.open_file(file).get_batch(group)])
         mine = pyarrow.array(
             [plan.bucket_of(one) == bucket for one in table["id"].to_pylist()], pyarrow.bool_()
         )

@@ -25,9 +25,10 @@ from sishu.files import whole, write_atomic
 
 PART_BYTES, PART_FILES = 4_000_000, 256
 """Small files are put together until a part has so many bytes, or files."""
-BIN_BYTES = 4_000_000
-"""Of input, packed as it is, for a bin."""
-MOST_BINS = 4096
+BIN_BYTES, LARGE_BIN_BYTES = 4_000_000, 32_000_000
+"""Of input, packed as it is, for a bin: little, so that all workers have something to do, but more where that
+would make many."""
+ENOUGH_BINS, MOST_BINS = 64, 4096
 BUCKET_CHARACTERS = 32_000_000
 """Of text for a bucket, which must fit into a worker's memory several times."""
 
@@ -86,7 +87,7 @@ class Plan:
         return result
 
     def places(self, bucket: int) -> list[tuple[int, int, int]]:
-        """Part, shelf and row group of the documents of a bucket."""
+        """Part, shelf and batch of the documents of a bucket."""
         found: list[tuple[int, int, int]] = json.loads(self.path("places", bucket, "json").read_bytes())
         return found
 
@@ -140,5 +141,5 @@ def make_plan(folder: Path, settings: CleanSettings, inputs: Sequence[Input]) ->
         parts[-1].append(source)
         size += weight
     total = sum(source.size or PART_BYTES for source in inputs)
-    bins = max(1, min(MOST_BINS, -(-total // BIN_BYTES)))
+    bins = max(1, min(ENOUGH_BINS, -(-total // BIN_BYTES)), min(MOST_BINS, total // LARGE_BIN_BYTES))
     return Plan(folder, settings, tuple(map(tuple, parts)), bins)
