@@ -97,3 +97,25 @@ def test_a_change_that_leaves_too_little_is_refused(run: Path) -> None:
 def test_without_a_run_there_is_nothing_to_compare(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no run folder"):
         ablate(tmp_path, ["quality"], 1)
+
+
+def other_run(folder: Path, rows: int) -> Path:
+    lines = [json.dumps({"url": f"https://s{i}.org/", "text": story(i)}) + "\n" for i in range(rows)]
+    (folder / "rows.jsonl").write_text("".join(lines))
+    walk(load_recipe("text", {"corpus": {"data": str(folder / "rows.jsonl")}}), folder / "run", ["corpus"])
+    return folder / "run"
+
+
+def test_other_input_than_the_corpus_was_made_from_is_refused(tmp_path: Path) -> None:
+    run = other_run(tmp_path, 40)
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"url": "https://a.org/", "text": story(1)}) + "\n")
+    with pytest.raises(UserError, match=r"rows\.jsonl has changed since"):
+        ablate(run, ["near_duplicates=true", *TINY], 1)
+    (tmp_path / "rows.jsonl").unlink()
+    with pytest.raises(UserError, match=r"rows\.jsonl"):
+        ablate(run, ["near_duplicates=true", *TINY], 1)
+
+
+def test_the_end_of_a_document_is_no_examination(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the end of a document is held out"):
+        ablate(other_run(tmp_path, 3), ["near_duplicates=true", *TINY], 1)

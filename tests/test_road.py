@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import json
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 
 from sishu.config import merge, parse_overrides, parse_yaml, to_yaml
 from sishu.console import UserError, set_quiet
+from sishu.corpus.split import TAIL
 from sishu.road import STAGES, Recipe, load_recipe, needed, recipe_names, stage_overrides, walk
 from sishu.run import Run
 
@@ -177,6 +180,38 @@ def test_changing_a_setting_makes_again_only_what_depends_on_it(tmp_path: Path, 
     longer = tmp_path / "longer.txt"
     longer.write_text(text.read_text() + "\nOne more line.\n")
     assert again("pretrain.train.checkpoint_seconds=0", data=longer)[0] == "corpus"
+
+
+def test_a_changed_list_makes_the_corpus_again(tmp_path: Path) -> None:
+    pages, words = tmp_path / "pages.jsonl", tmp_path / "words.txt"
+    said = {word: f"On {word} there is this to say, and more of it. " * 30 for word in ("tea", "rum")}
+    rows = [{"url": f"https://a.org/{word}", "text": text} for word, text in said.items()]
+    pages.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def urls(listed: str) -> list[str]:
+        words.write_text(listed, encoding="utf-8")
+        run = walk(tiny(pages, f"corpus.block.words=[{words}]"), tmp_path / "run", ["corpus"])
+        kept = pyarrow.parquet.read_table(run.folder / "corpus" / "documents.parquet")
+        return sorted({url.removesuffix(TAIL) for url in kept["url"].to_pylist()})
+
+    assert urls("rum\n") == ["https://a.org/tea"]
+    assert urls("tea\n") == ["https://a.org/rum"]
+    with pytest.raises(UserError, match=r"no file or folder .*gone\.txt"):
+        walk(tiny(pages, f"corpus.block.words=[{tmp_path / 'gone.txt'}]"), tmp_path / "run", ["corpus"])
+
+
+def test_of_ones_own_text_nothing_is_thrown_away(tmp_path: Path) -> None:
+    texts = {
+        "https://casino-porn-xxx.com/viagra": "Hardcore porn, free porn, xxx, fuck, casino. " * 30,
+        "https://a.org/short": "x",
+        "https://a.org/lists": "- one\n- two\n- one\n- two\n- one\n- two",
+        "https://a.org/other": "色情小说，成人电影，免费观看。",
+    }
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps({"url": u, "text": t}) + "\n" for u, t in texts.items()), "utf-8")
+    run = walk(tiny(path), tmp_path / "run", ["corpus"])
+    kept = pyarrow.parquet.read_table(run.folder / "corpus" / "documents.parquet")
+    assert {url.removesuffix(TAIL) for url in kept["url"].to_pylist()} == set(texts)
 
 
 def test_a_missing_path_is_found_before_anything_is_done(tmp_path: Path, text: Path) -> None:

@@ -17,9 +17,11 @@ from sishu.config import build, merge, parse_overrides
 from sishu.console import UserError, counted, say, show_table
 from sishu.corpus.dedup import band_keys
 from sishu.corpus.document import Document
+from sishu.corpus.lookup import place_of_input
+from sishu.corpus.split import TAIL
 from sishu.corpus.table import read_split, write_documents
 from sishu.files import dump_json, write_atomic
-from sishu.road import RECIPE_FILE, Recipe, load_recipe
+from sishu.road import RECIPE_FILE, Recipe, load_recipe, outside
 from sishu.run import Input, Run, external_input, stage_key
 from sishu.stages import corpus, pretrain, tokenizer
 from sishu.stages.stage import Stage
@@ -63,12 +65,13 @@ def ablate(run: Path, words: Sequence[str], seeds: int) -> Difference:
         seeds: how many times to train each model.
 
     Raises:
-        UserError: no corpus there, no change, or too little text.
+        UserError: no corpus there, an input that is gone or has changed since, no change, or too little text.
     """
     recipe, change = _read(run, words)
+    settings = build(corpus.CorpusSettings, merge(recipe.corpus.model_dump(), change), "the change")
     folder = run / "ablations" / _slug(words)
     documents = Run(run).input_from("corpus", "documents.parquet")
-    changed = _corpus(recipe, change, folder, run)
+    changed = _corpus(settings, recipe.seed, folder, run)
     ours, theirs, examined = _texts(documents.path, changed.path, folder)
     learnt = _tokenizer(recipe, folder, ours)
     results: dict[str, list[float]] = {}
@@ -109,9 +112,7 @@ def _read(run: Path, words: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
         change = merge(change, part)
     if not change:
         raise UserError(f"Nothing is to be changed: name a step ({', '.join(WITHOUT)}) or give a setting.")
-    recipe = load_recipe(str(run), {"pretrain": merge(SMALL, training)})
-    build(corpus.CorpusSettings, merge(recipe.corpus.model_dump(), change), "the change")
-    return recipe, change
+    return load_recipe(str(run), {"pretrain": merge(SMALL, training)}), change
 
 
 def _slug(words: Sequence[str]) -> str:
@@ -120,14 +121,15 @@ def _slug(words: Sequence[str]) -> str:
     return "".join(c if c.isalnum() or c in "-_.=" else "-" for c in letters)[:100].lstrip(".")
 
 
-def _corpus(recipe: Recipe, change: Mapping[str, Any], folder: Path, run: Path) -> Input:
+def _corpus(settings: corpus.CorpusSettings, seed: int, folder: Path, run: Path) -> Input:
     """The corpus after the change, from the input of the run's own."""
     manifest = Run(run).manifest("corpus")
     assert manifest
-    said = manifest["inputs"]["data"]["path"]
-    data = run / said if (run / said).exists() else Path(said)
-    settings = build(corpus.CorpusSettings, merge(recipe.corpus.model_dump(), change), "the change")
-    done = _made(corpus.STAGE, settings, folder, {"data": external_input(data)}, recipe.seed)
+    made_from = manifest["inputs"]["data"]
+    places = outside(corpus.STAGE, settings)
+    places["data"] = place_of_input(run, made_from["path"], made_from["digest"])
+    inputs = {name: external_input(place) for name, place in places.items()}
+    done = _made(corpus.STAGE, settings, folder, inputs, seed)
     return done.input_from("corpus", "documents.parquet")
 
 
@@ -153,6 +155,11 @@ def _texts(with_step: Path, without: Path, folder: Path) -> tuple[Input, Input, 
     """What both models read and are examined on: the held-out documents of the corpus as it is, and of both
     corpora those training documents that are not nearly the same as one of these."""
     examined = list(read_split(with_step, "validation"))
+    if any(document.url.endswith(TAIL) for document in examined):
+        raise UserError(
+            "Of so small a corpus the end of a document is held out, which the other corpus would have in "
+            "its training text: give one of more documents, or a larger corpus.held_out."
+        )
     held_ids = {document.id for document in examined}
     bands = {key for document in examined for key in enumerate(band_keys(document.text).tolist())}
     places = []

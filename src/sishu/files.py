@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, JSON that people can read, and digests."""
+"""Files that are there whole or not at all, JSON that people can read, digests, addresses."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from sishu.console import UserError
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//?)")
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -63,3 +66,11 @@ def file_digest(path: Path) -> str:
     """Hexadecimal SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def as_url(data: str | PurePath) -> str:
+    """The address, if it is one (also one that went through a `Path`, which takes two slashes for one)."""
+    found = _URL.match(str(data))
+    if not found or (found[2] == "/" and isinstance(data, str)):
+        return ""
+    return f"{found[1].lower()}://{str(data)[found.end() :]}"

@@ -138,10 +138,10 @@ def needed(stage: str, recipe: Recipe, run: Run) -> list[str]:
         if name in found:
             continue
         found.add(name)
-        outside = _outside(STAGES[name], recipe)
+        met = outside(STAGES[name], getattr(recipe, name))
         for need in STAGES[name].needs:
             wanted = not need.optional or run.manifest(need.stage) is not None
-            if need.name not in outside and wanted:
+            if need.name not in met and wanted:
                 waiting.append(need.stage)
     return [name for name in STAGES if name in found]
 
@@ -150,7 +150,7 @@ def walk(recipe: Recipe, folder: Path, stages: Sequence[str]) -> Run:
     """Walk stages in order, leaving out those that stand as asked for; holds the run's lock throughout."""
     run = Run(folder)
     for name in stages:  # before the first hour of work, and before the run's recipe is changed
-        for path in _outside(STAGES[name], recipe).values():
+        for path in outside(STAGES[name], getattr(recipe, name)).values():
             check_external(path)
     with run.lock():
         write_atomic(folder / RECIPE_FILE, to_yaml(recipe))
@@ -159,9 +159,8 @@ def walk(recipe: Recipe, folder: Path, stages: Sequence[str]) -> Run:
     return run
 
 
-def _outside(stage: Stage, recipe: Recipe) -> dict[str, Path]:
+def outside(stage: Stage, settings: Section) -> dict[str, Path]:
     """Paths outside the run: of needs that a setting meets, and of other files that the settings name."""
-    settings = getattr(recipe, stage.name)
     paths = {n.name: getattr(settings, n.setting) for n in stage.needs if n.setting}
     for name in stage.files:
         given = attrgetter(name)(settings)
@@ -191,13 +190,10 @@ def _do(stage: Stage, recipe: Recipe, run: Run, walked: Sequence[str]) -> None:
 
 
 def _inputs(stage: Stage, recipe: Recipe, run: Run, walked: Sequence[str]) -> dict[str, Input]:
-    outside = _outside(stage, recipe)
-    found = {name: external_input(path) for name, path in outside.items()}
+    found = {name: external_input(path) for name, path in outside(stage, getattr(recipe, stage.name)).items()}
     for need in stage.needs:
         made = need.stage in walked and run.manifest(need.stage) is not None
-        if need.name in outside:
-            continue
-        if made or not need.optional:
+        if need.name not in found and (made or not need.optional):
             found[need.name] = run.input_from(need.stage, need.path)
     return found
 

@@ -32,7 +32,7 @@ from pydantic import BaseModel
 
 from sishu.config import to_yaml
 from sishu.console import Metrics, UserError
-from sishu.files import dump_json, file_digest, is_disk_full, read_json, sha256, write_atomic
+from sishu.files import as_url, dump_json, file_digest, is_disk_full, read_json, sha256, write_atomic
 
 MANIFEST, BEGUN, CONFIG = "manifest.json", "begun.json", "config.yaml"
 
@@ -195,13 +195,10 @@ class Run:
         return Input(self.folder / stage / path, sha256(dump_json(files).encode()))
 
 
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
-
-
 def check_external(path: Path) -> None:
     """Raises UserError when a file or folder from outside the run is missing, or is an empty folder. Whether
     there is something at an address (https://…, s3://…) is found out when it is read."""
-    if path.is_file() or (_ADDRESS.match(str(path)) and not path.exists()):
+    if path.is_file() or (as_url(path) and not path.exists()):
         return
     if not path.is_dir():
         raise UserError(f"There is no file or folder {path}: check the path.")

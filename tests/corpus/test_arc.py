@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from warcio.archiveiterator import ArchiveIterator
 
-from sishu.corpus.document import Page
 from sishu.corpus.warc import read_pages
+from tests.corpus.archives import read, zipped
 from tests.shared_data import shared_data
 
 HTTP = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
@@ -36,17 +36,6 @@ def numbered(count: int, size: int = 3000) -> list[bytes]:
     noise = random.Random(0)
     bodies = [noise.randbytes(size // 2).hex().encode() + "私塾".encode() for _ in range(count)]
     return [record(HTTP + b"\r\n" + body, b"http://a/%d" % n) for n, body in enumerate(bodies)]
-
-
-def zipped(records: list[bytes]) -> bytes:
-    return b"".join(gzip.compress(one, mtime=0) for one in records)
-
-
-def read(path: Path, data: bytes, **options: int) -> tuple[list[Page], dict[str, int]]:
-    path.write_bytes(data)
-    reasons: Counter[str] = Counter()
-    pages = list(read_pages(path, lambda reason: reasons.update([reason]), **options))
-    return pages, dict(reasons)
 
 
 @pytest.fixture

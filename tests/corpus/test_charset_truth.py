@@ -8,6 +8,7 @@ import html
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -156,15 +157,16 @@ def by_normalizer(body: bytes, _: str) -> str:
     return "" if best is None else str(best).removeprefix("\ufeff")
 
 
-def measured(reader: object = None) -> tuple[Counter[tuple[str, int]], Counter[tuple[str, int]], list[str]]:
+def measured(
+    read: Callable[[bytes, str], str] = lambda body, header: decode(body, header)[0],
+) -> tuple[Counter[tuple[str, int]], Counter[tuple[str, int]], list[str]]:
     """How many of each kind and size are read right, how many there are, and which are not."""
-    read = reader or (lambda body, header: decode(body, header)[0])
     right: Counter[tuple[str, int]] = Counter()
     total: Counter[tuple[str, int]] = Counter()
     missed = []
     for how, codec, size, source, body, header in cases():
         total[how, size] += 1
-        if read(body, header) == source:  # type: ignore[operator]
+        if read(body, header) == source:
             right[how, size] += 1
         else:
             missed.append(f"{how}: {codec}, {'long' if size else 'short'}")

@@ -46,8 +46,8 @@ def test_addresses_are_blocked(tmp_path: Path) -> None:
         "https://fine.org/bad-page", "https://fine.org/warez/d", "https://fine.org/good", "notes/warez.txt",
         "https://allowed.bad.example.org/e",
     )}  # fmt: skip
-    items = [document(url, text) for url, text in texts.items()]
-    items.append(Page("https://bad.example.org/page", b"<p>" + PROSE.encode(), "text/html"))  # type: ignore[arg-type]
+    page = Page("https://bad.example.org/page", b"<p>" + PROSE.encode(), "text/html")
+    items = [page, *(document(url, text) for url, text in texts.items())]
     block = BlockSettings(
         domains=[str(tmp_path / "domains.txt")], urls=[str(tmp_path / "urls.txt")],
         words=[str(tmp_path / "words.txt")], allow=["allowed.bad.example.org"],

@@ -21,7 +21,7 @@ from sishu.corpus.clean_settings import CleanSettings
 from sishu.corpus.engines import Engine, Here, Processes, Ray
 from sishu.corpus.parts import condemn
 from sishu.corpus.plan import Plan, make_plan
-from sishu.corpus.sources import list_inputs, read_documents_or_pages
+from sishu.corpus.sources import list_inputs, read_documents_or_pages, read_input
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgkmpt" for b in "aeiou" for c in "lmnrst"]
 RESULTS = ("documents.parquet", "refused.parquet", "rejects.jsonl", "edits.jsonl", "samples.parquet")
@@ -123,19 +123,13 @@ def test_every_document_is_accounted_for(material: Path, tmp_path: Path) -> None
     clean_inputs(list_inputs(material), tmp_path / "out", SETTINGS, Here())
     kept = pyarrow.parquet.read_table(tmp_path / "out" / "documents.parquet")
     refused = pyarrow.parquet.read_table(tmp_path / "out" / "refused.parquet")
-    read = [(item.url, name) for item, name in _with_files(material)]
+    read = [(i.url, one.name) for one in list_inputs(material) for i in read_input(one, lambda line: None)]
     found = list(zip(kept["url"].to_pylist() + refused["url"].to_pylist(),
                      kept["source"].to_pylist() + refused["source"].to_pylist(), strict=True))  # fmt: skip
     assert Counter(found) == Counter(read)
     assert kept["id"].to_pylist() == sorted(kept["id"].to_pylist())
     originals = {row["original"] for row in refused.to_pylist() if "duplicates" in row["step"]}
     assert originals and originals <= {*kept["id"].to_pylist(), *refused["id"].to_pylist()}
-
-
-def _with_files(folder: Path) -> list[tuple[object, str]]:
-    from sishu.corpus.sources import read_input
-
-    return [(i, s.name) for s in list_inputs(folder) for i in read_input(s, lambda line: None)]  # type: ignore[misc]
 
 
 DRIVER = """

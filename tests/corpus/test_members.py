@@ -2,14 +2,12 @@
 
 import gzip
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from sishu.corpus import members
-from sishu.corpus.document import Page
-from sishu.corpus.warc import read_pages
+from tests.corpus.archives import read
 from tests.corpus.test_warc import numbered
 
 if sys.version_info >= (3, 14):
@@ -27,12 +25,6 @@ DICTIONARY = zstd.train_dict(RECORDS * 20, 4_000)
 FRAMES = [zstd.compress(one, zstd_dict=DICTIONARY) for one in RECORDS]
 PLAIN_DICTIONARY = skippable(DICTIONARY.dict_content, 0xD)
 PACKED_DICTIONARY = skippable(zstd.compress(DICTIONARY.dict_content), 0xD)
-
-
-def read(path: Path, data: bytes) -> tuple[list[Page], dict[str, int]]:
-    path.write_bytes(data)
-    reasons: Counter[str] = Counter()
-    return list(read_pages(path, lambda reason: reasons.update([reason]))), dict(reasons)
 
 
 @pytest.fixture

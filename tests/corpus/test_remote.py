@@ -15,8 +15,9 @@ import pytest
 from sishu.console import UserError
 from sishu.corpus import remote
 from sishu.corpus.document import Document
-from sishu.corpus.remote import as_url, explain, fetched
+from sishu.corpus.remote import explain, fetched
 from sishu.corpus.sources import Input, list_inputs, read_documents_or_pages, read_input
+from sishu.files import as_url
 from tests.corpus.file_server import Files, file_server
 from tests.corpus.test_sources import write_warc
 

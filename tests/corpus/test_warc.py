@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sishu.corpus import warc
 from sishu.corpus.document import Page
 from sishu.corpus.warc import read_pages
+from tests.corpus.archives import read, zipped
 from tests.shared_data import shared_data
 
 HTML = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
@@ -38,20 +39,9 @@ def numbered(count: int, size: int = 3000) -> list[bytes]:
     return [record(HTML + b"\r\n" + body, f"http://a/{n}") for n, body in enumerate(bodies)]
 
 
-def read(path: Path, data: bytes, **options: int) -> tuple[list[Page], dict[str, int]]:
-    path.write_bytes(data)
-    reasons: Counter[str] = Counter()
-    pages = list(read_pages(path, lambda reason: reasons.update([reason]), **options))
-    return pages, dict(reasons)
-
-
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "x.warc"
-
-
-def zipped(records: list[bytes]) -> bytes:
-    return b"".join(gzip.compress(one, mtime=0) for one in records)
 
 
 def test_zstandard(file: Path) -> None:

@@ -4,7 +4,7 @@ compared with all others, and what is done once they have been compared (`compar
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
@@ -21,7 +21,7 @@ from sishu.corpus import passages
 from sishu.corpus.dedup import BANDS, band_keys, mix, text_digest
 from sishu.corpus.document import Document, Refused
 from sishu.corpus.funnel import Funnel, Rejected
-from sishu.corpus.material import token_counter
+from sishu.corpus.material import new_funnel
 from sishu.corpus.parts import of_bucket
 from sishu.corpus.plan import Plan
 from sishu.corpus.split import group_rank
@@ -39,7 +39,7 @@ def gather(plan: Plan, number: int) -> dict[str, Any]:
     """Collects the documents of a bucket from all parts and sorts them by id."""
     documents, refused = of_bucket(plan, number)
     documents.sort(key=lambda d: (d.id, d.url, d.date, d.text))
-    funnel = Funnel(plan.settings.keep_rejects, token_counter(plan.settings, plan.material))
+    funnel = new_funnel(plan.settings, plan.material)
     if plan.settings.same_address == "newest":
         documents, older = _newest(documents, funnel)
         refused += older
@@ -81,7 +81,7 @@ def list_passages(plan: Plan, number: int) -> dict[str, Any]:
 
 def settle(plan: Plan, number: int) -> dict[str, Any]:
     """Takes out exact duplicates and repeated passages, and signs what is left for near duplicates."""
-    funnel = Funnel(plan.settings.keep_rejects, token_counter(plan.settings, plan.material))
+    funnel = new_funnel(plan.settings, plan.material)
     documents, refused = _after_exact(plan, number, funnel)
     if plan.settings.repeated_passages:
         documents, nothing_new = _cut_passages(plan, number, documents, funnel)
@@ -147,23 +147,31 @@ def _refusals(refused: Sequence[Refused]) -> pyarrow.Table:
     return pyarrow.table(columns)
 
 
-def _newest(documents: Sequence[Document], funnel: Funnel) -> tuple[list[Document], list[Refused]]:
-    """Of sorted documents the last of each address."""
+def _put_through(
+    funnel: Funnel, name: str, documents: Iterable[Document], works: Iterable[Callable[[], Document]]
+) -> tuple[list[Document], list[Refused]]:
+    """What a step has let through, and what it has not."""
     kept: list[Document] = []
     refused: list[Refused] = []
-    for document, following in zip_longest(documents, documents[1:]):
-
-        def last(document: Document = document, following: Document | None = following) -> Document:
-            if following and following.id == document.id:
-                raise Rejected("older")
-            return document
-
-        outcome = funnel.apply(ADDRESS, document, last)
+    for document, work in zip(documents, works, strict=True):
+        outcome = funnel.apply(name, document, work)
         if isinstance(outcome, Refused):
             refused.append(outcome)
         else:
             kept.append(outcome)
     return kept, refused
+
+
+def _newest(documents: Sequence[Document], funnel: Funnel) -> tuple[list[Document], list[Refused]]:
+    """Of sorted documents the last of each address."""
+
+    def last(document: Document, following: Document | None) -> Document:
+        if following and following.id == document.id:
+            raise Rejected("older")
+        return document
+
+    works = (partial(last, *pair) for pair in zip_longest(documents, documents[1:]))
+    return _put_through(funnel, ADDRESS, documents, works)
 
 
 def _after_exact(plan: Plan, number: int, funnel: Funnel) -> tuple[list[Document], list[Refused]]:
@@ -174,47 +182,36 @@ def _after_exact(plan: Plan, number: int, funnel: Funnel) -> tuple[list[Document
 def _first_ones(
     documents: Sequence[Document], originals: Sequence[int], name: str, funnel: Funnel
 ) -> tuple[list[Document], list[Refused]]:
-    kept: list[Document] = []
-    refused: list[Refused] = []
-    for document, original in zip(documents, originals, strict=True):
-        outcome = funnel.apply(name, document, partial(_said_first, document, original))
-        if isinstance(outcome, Refused):
-            outcome.original = f"{original:016x}"
-            refused.append(outcome)
-        else:
-            kept.append(outcome)
+    def said_first(document: Document, original: int) -> Document:
+        if original != NONE:
+            raise Rejected("said before")
+        return document
+
+    works = (partial(said_first, *pair) for pair in zip(documents, originals, strict=True))
+    kept, refused = _put_through(funnel, name, documents, works)
+    repeating = (original for original in originals if original != NONE)
+    for one, original in zip(refused, repeating, strict=True):
+        one.original = f"{original:016x}"
     return kept, refused
-
-
-def _said_first(document: Document, original: int) -> Document:
-    if original != NONE:
-        raise Rejected("said before")
-    return document
 
 
 def _cut_passages(
     plan: Plan, number: int, documents: Sequence[Document], funnel: Funnel
 ) -> tuple[list[Document], list[Refused]]:
     shared = _shared_edges(plan)
+
+    def cut(document: Document, repeated: NDArray[numpy.bool_]) -> Document:
+        text = _without_edges(document, shared)
+        text = passages.without_passages(text, repeated, lines=plan.settings.repeated_lines)
+        if len(text) < min(plan.settings.min_characters, len(document.text)):
+            raise Rejected("nothing new")
+        return replace(document, text=text)
+
     ends = plan.array("passages", number, "counts").cumsum()
-    repeated = plan.array("repeated", number, "passages")
-    kept: list[Document] = []
-    refused: list[Refused] = []
-    for document, marks in zip(documents, numpy.split(repeated, ends[:-1]) if len(ends) else [], strict=True):
-
-        def cut(document: Document = document, marks: Any = marks) -> Document:
-            text = _without_edges(document, shared)
-            text = passages.without_passages(text, marks, lines=plan.settings.repeated_lines)
-            if len(text) < min(plan.settings.min_characters, len(document.text)):
-                raise Rejected("nothing new")
-            return replace(document, text=text)
-
-        outcome = funnel.apply(PASSAGES, document, cut)
-        if isinstance(outcome, Refused):
-            refused.append(outcome)
-        else:
-            kept.append(outcome)
-    return kept, refused
+    # the last piece is what lies behind the last document: nothing
+    marks = numpy.split(plan.array("repeated", number, "passages"), ends)[:-1]
+    works = (partial(cut, *pair) for pair in zip(documents, marks, strict=True))
+    return _put_through(funnel, PASSAGES, documents, works)
 
 
 def _without_edges(document: Document, shared: set[int]) -> str:

@@ -1,8 +1,8 @@
 """From pages to documents fit to learn from: the cleaning pipeline from end to end.
 
-Steps: decode, html to text, scrub, language, quality for each document; then, over all of them sorted by id,
-exact duplicates, repeated passages, near duplicates; then the split. The work is cut into tasks (`plan.py`)
-whose results lie in a folder, so that it can be stopped anywhere and gone on with.
+First the steps of each document (`document_steps.py`); then, over all of them sorted by id, newest of an
+address, exact duplicates, repeated passages, near duplicates (`buckets.py`); then the split. The work is cut
+into tasks (`plan.py`) whose results lie in a folder, so that it can be stopped anywhere and gone on with.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sishu.corpus.clean_settings import CleanSettings
 from sishu.corpus.document import Document, Page
 from sishu.corpus.engines import Engine, Here
 from sishu.corpus.funnel import Funnel
-from sishu.corpus.material import material, token_counter
+from sishu.corpus.material import material, new_funnel
 from sishu.corpus.parts import clean_items, sort_shelves
 from sishu.corpus.plan import Plan, make_plan
 from sishu.corpus.sources import KINDS, Input
@@ -113,7 +113,7 @@ def clean_inputs(
 def _finish(plan: Plan, out: Path, engine: Engine, damaged: Counter[str]) -> dict[str, Any]:
     """All that follows when each document has been cleaned for itself."""
     scrubbed: Counter[str] = Counter()
-    funnel = Funnel(plan.settings.keep_rejects, token_counter(plan.settings, plan.material))
+    funnel = new_funnel(plan.settings, plan.material)
     for part in range(len(plan.parts)):
         result = plan.result(PART, part)
         funnel.merge(result["funnel"])

@@ -1,5 +1,5 @@
-"""What takes all documents at once: which repeats which, and which are held out. Of each only numbers are in
-memory, some 100 bytes of a document, never its text."""
+"""What takes all documents at once: which repeats which, and which are held out. Only numbers are in memory,
+some 100 bytes of a document and one of each of its lines, never its text."""
 
 from __future__ import annotations
 
@@ -50,16 +50,23 @@ def compare_texts(plan: Plan) -> None:
 
 
 def compare_passages(plan: Plan) -> None:
-    """Which passages were said before, in the order of documents and lines."""
-    rows = [plan.array("passages", bucket, "hashes") for bucket in range(plan.buckets)]
-    starts = numpy.cumsum([0, *map(len, rows)])
+    """Which passages were said before, in the order of documents and lines.
+
+    In rounds, each of which reads all numbers and compares some, so that few of them are in memory.
+    """
+    sizes = [int(plan.array("passages", bucket, "counts").sum()) for bucket in range(plan.buckets)]
+    starts = numpy.cumsum([0, *sizes])
     repeated = numpy.zeros(starts[-1], bool)
     rounds = numpy.uint64(-(-len(repeated) // PASSAGES_AT_ONCE))
     for turn in range(int(rounds)):
-        chosen = [numpy.flatnonzero(row % rounds == numpy.uint64(turn)) for row in rows]
-        hashes = numpy.concatenate([row[at] for row, at in zip(rows, chosen, strict=True)])
-        where = numpy.concatenate([at + start for at, start in zip(chosen, starts[:-1], strict=True)])
-        repeated[where[passages.said_before(hashes)]] = True
+        hashes, places = [], []
+        for bucket in range(plan.buckets):
+            row = plan.array("passages", bucket, "hashes")
+            chosen = numpy.flatnonzero(row % rounds == numpy.uint64(turn))
+            hashes.append(row[chosen])
+            places.append(chosen + starts[bucket])
+        where = numpy.concatenate(places)
+        repeated[where[passages.said_before(numpy.concatenate(hashes))]] = True
     for bucket in range(plan.buckets):
         plan.leave("repeated", bucket, passages=repeated[starts[bucket] : starts[bucket + 1]])
 

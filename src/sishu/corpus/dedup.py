@@ -76,7 +76,7 @@ class Clusters:
                 return
             one, other, a, b = one[apart], other[apart], a[apart], b[apart]
             numpy.minimum.at(first, numpy.maximum(a, b), numpy.minimum(a, b))
-            while (further := first[first]).tobytes() != first.tobytes():
+            while not numpy.array_equal(further := first[first], first):
                 first[:] = further
 
 

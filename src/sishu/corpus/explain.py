@@ -3,7 +3,6 @@ what the steps that compare documents said is looked up."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,17 +19,16 @@ from sishu.corpus.dedup import text_digest
 from sishu.corpus.document import Document, Page, Refused, document_id
 from sishu.corpus.document_steps import DocumentSteps
 from sishu.corpus.funnel import Funnel
-from sishu.corpus.lookup import Row, find, rows_of
+from sishu.corpus.lookup import Row, find, place_of_input, rows_of
 from sishu.corpus.sources import list_inputs, read_input
+from sishu.corpus.split import TAIL
 from sishu.files import read_json
-from sishu.run import CONFIG, MANIFEST, Run, code_digest, external_input, stage_module
+from sishu.run import CONFIG, MANIFEST, code_digest, stage_module
 
 GIVEN_UP = ("took too long", "ended the process", "failed: MemoryError")
 """Reasons for which a document is not gone through again: nothing here would stop it."""
 UNKNOWN = "\0"
 """Stands for a text of which only the corpus stage knew what was left; no text of a document holds NUL."""
-_END = "#validation"
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 _COMPARING = (ADDRESS, EXACT, PASSAGES, NEAR)
 
 
@@ -102,11 +100,10 @@ class _Watch(Funnel):
         document: Document,
         work: Callable[[], Document],
         body: int | None = None,
-        *rest: Any,
-        **named: Any,
+        is_text: tuple[bool, bool] = (True, True),
     ) -> Document | Refused:
         """See `Funnel.apply`."""
-        outcome = super().apply(name, document, work, body, *rest, **named)
+        outcome = super().apply(name, document, work, body, is_text)
         after, reason = (None, outcome.reason) if isinstance(outcome, Refused) else (outcome.text, "")
         decoded = body is None or outcome is not document
         self.outcomes.append(Outcome(name, document.text, after, reason, body, decoded))
@@ -132,15 +129,17 @@ def explain(run: Path, name: str, on_item: Callable[[], None] = lambda: None) ->
     rows = find(folder, name)
     stored = read_yaml(folder / CONFIG)
     wanted = {key: value for key, value in stored.items() if key in CleanSettings.model_fields}
-    places = {name: _where(run, one["path"], one["digest"]) for name, one in manifest["inputs"].items()}
+    places = {
+        name: place_of_input(run, one["path"], one["digest"]) for name, one in manifest["inputs"].items()
+    }
     data = places.pop("data")
     for setting, place in places.items():
         if setting.partition(".")[0] in wanted:
-            _put(wanted, setting.split("."), place)
+            _put(wanted, setting.split("."), str(place))
     settings = build(CleanSettings, wanted, str(folder / CONFIG))
     accounts = _accounts(folder, rows, data, settings, on_item)
-    if not accounts and rows[0].url.endswith(_END):  # the end of a document that is cut in two
-        rows = rows_of(folder, document_id(rows[0].url.removesuffix(_END))) or rows
+    if not accounts and rows[0].url.endswith(TAIL):  # the end of a document that is cut in two
+        rows = rows_of(folder, document_id(rows[0].url.removesuffix(TAIL))) or rows
         accounts = _accounts(folder, rows, data, settings, on_item)
     same_program = code_digest(stage_module("corpus")) == manifest["code_digest"]
     wrong = _disagreement(accounts, rows)
@@ -159,28 +158,8 @@ def _put(settings: Any, keys: Sequence[str], place: str) -> None:
     settings[int(keys[-1]) if keys[-1].isdigit() else keys[-1]] = place
 
 
-def _where(run: Path, path: str, digest: str) -> str:
-    """Where the input lies now."""
-    if _ADDRESS.match(path):
-        return path
-    stage = "".join(Path(path).parts[:1])
-    if (run / path).exists() and Run(run).manifest(stage) is not None:
-        inner = Path(path).relative_to(stage).as_posix()
-        if Run(run).input_from(stage, inner).digest != digest:
-            raise UserError(f"{run / path} has changed since the corpus was made: run `sishu corpus` again.")
-        return str(run / path)
-    # a path as it was given is relative to where the command was, most often the folder around runs/
-    places = [place for place in (Path(path), run.resolve().parent.parent / path) if place.exists()]
-    if not places:
-        raise UserError(f"The input {path} is gone: put it back, or be in the folder it was given from.")
-    for place in places:
-        if place.is_dir() or external_input(place).digest == digest:
-            return str(place)
-    raise UserError(f"{places[0]} has changed since the corpus was made: run `sishu corpus` again.")
-
-
 def _accounts(
-    folder: Path, rows: Sequence[Row], data: str, settings: CleanSettings, on_item: Callable[[], None]
+    folder: Path, rows: Sequence[Row], data: Path, settings: CleanSettings, on_item: Callable[[], None]
 ) -> list[Account]:
     sources = sorted({row.source for row in rows})
     inputs = {source.name: source for source in list_inputs(data)}
@@ -291,8 +270,8 @@ def _whole(folder: Path, account: Account, kept: Row) -> str:
     before, text = _text(account), kept.text
     if before.strip("\n").endswith(text):
         return text
-    ends = rows_of(folder, document_id(account.url + _END))
-    held = [row for row in ends if row.split and row.url == account.url + _END]
+    ends = rows_of(folder, document_id(account.url + TAIL))
+    held = [row for row in ends if row.split and row.url == account.url + TAIL]
     account.end = next((row for row in held if row.source == account.source), None)
     if not account.end:
         return text

@@ -1,4 +1,4 @@
-"""Finding documents in a finished corpus, by id or URL, among those kept and those refused."""
+"""Finding things in a finished corpus: documents by id or URL, kept or refused, and what it was made from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pyarrow.parquet
 from sishu.console import UserError
 from sishu.corpus.document import document_id
 from sishu.corpus.passages import site_of
-from sishu.run import MANIFEST, Run
+from sishu.files import as_url
+from sishu.run import MANIFEST, Run, external_input
 
 DOCUMENTS, REFUSED = "documents.parquet", "refused.parquet"
 MOST_COMPARED = 2000
@@ -62,6 +63,30 @@ def run_with_corpus(run: Path | None) -> Path:
     if not found:
         raise UserError("There is no run with a finished corpus in runs/: name its folder with --run.")
     return found[0]
+
+
+def place_of_input(run: Path, path: str, digest: str) -> Path:
+    """Where an input of the corpus stage lies now, by what the stage's manifest says of it.
+
+    Raises:
+        UserError: it is gone, or has changed since.
+    """
+    if as_url(Path(path)):
+        return Path(path)
+    stage = "".join(Path(path).parts[:1])
+    if (run / path).exists() and Run(run).manifest(stage) is not None:
+        inner = Path(path).relative_to(stage).as_posix()
+        if Run(run).input_from(stage, inner).digest != digest:
+            raise UserError(f"{run / path} has changed since the corpus was made: run `sishu corpus` again.")
+        return run / path
+    # a path as it was given is relative to where the command was, most often the folder around runs/
+    places = [place for place in (Path(path), run.resolve().parent.parent / path) if place.exists()]
+    if not places:
+        raise UserError(f"The input {path} is gone: put it back, or be in the folder it was given from.")
+    for place in places:
+        if place.is_dir() or external_input(place).digest == digest:
+            return place
+    raise UserError(f"{places[0]} has changed since the corpus was made: run `sishu corpus` again.")
 
 
 def find(folder: Path, name: str) -> list[Row]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -15,6 +14,7 @@ from sishu.corpus.bad_words import BadWords
 from sishu.corpus.clean_settings import CleanSettings
 from sishu.corpus.decontaminate import Contamination, read_items
 from sishu.corpus.fasttext_file import FastTextScorer
+from sishu.corpus.funnel import Funnel
 from sishu.corpus.quality_model import QualityModel, Scorer
 from sishu.corpus.url_filter import UrlFilter
 
@@ -40,10 +40,15 @@ def material(settings: CleanSettings, folder: Path) -> Material:
     return _material(settings.model_dump_json(), folder)
 
 
-def token_counter(settings: CleanSettings, folder: Path) -> Callable[[str], int] | None:
-    """What counts the tokens of a text, if the settings ask for it."""
+def new_funnel(settings: CleanSettings, folder: Path) -> Funnel:
+    """A funnel that shows, and counts the tokens of, what the settings ask for."""
+    if not settings.count_tokens:
+        return Funnel(settings.keep_rejects)
     tokenizer = material(settings, folder).tokenizer
-    return (lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)) if tokenizer else None
+    assert tokenizer
+    return Funnel(
+        settings.keep_rejects, lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+    )
 
 
 @lru_cache(maxsize=4)

@@ -12,8 +12,7 @@ import pyarrow.ipc
 
 from sishu.corpus.document import Document, Page, Refused
 from sishu.corpus.document_steps import DocumentSteps
-from sishu.corpus.funnel import Funnel
-from sishu.corpus.material import token_counter
+from sishu.corpus.material import new_funnel
 from sishu.corpus.plan import Plan
 from sishu.corpus.sources import read_input
 from sishu.corpus.table import DOCUMENT, documents_of, table_of
@@ -63,7 +62,7 @@ def clean_items(
         The number of items, the shelves with the bins of their batches and the characters in each, the
         funnel, and what was damaged and scrubbed.
     """
-    funnel = Funnel(plan.settings.keep_rejects, token_counter(plan.settings, plan.material))
+    funnel = new_funnel(plan.settings, plan.material)
     steps = DocumentSteps(plan.settings, funnel, plan.material)
     condemned = _condemned(plan, number)
     shelves: list[dict[int, int]] = []

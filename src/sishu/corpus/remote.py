@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import PurePath
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
@@ -31,21 +30,12 @@ PAUSES = (1.0, 2.0, 4.0, 8.0)
 MAX_INDEX_PAGES = 1_000
 """Index pages of a web server looked through for one folder."""
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//?)")
 _PACKAGES = {
     **{"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "s3a": "s3fs", "hf": "huggingface_hub"},
     **{"gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs", "sftp": "paramiko", "ssh": "paramiko"},
 }
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNREACHABLE = ("connect", "resolve", "dns", "timeout", "timed out", "unreachable", "offline", "endpoint url")
-
-
-def as_url(data: str | PurePath) -> str:
-    """The address, if it is one (also one that went through a `Path`, which takes two slashes for one)."""
-    found = _URL.match(str(data))
-    if not found or (found[2] == "/" and isinstance(data, str)):
-        return ""
-    return f"{found[1].lower()}://{str(data)[found.end() :]}"
 
 
 def list_remote(url: str, readable: Callable[[str], bool]) -> list[Found]:

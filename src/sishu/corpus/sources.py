@@ -14,7 +14,7 @@ from sishu.corpus import charset, path_lists
 from sishu.corpus.document import Document, Page, document_id
 from sishu.corpus.path_lists import COMMON_CRAWL, paths_in
 from sishu.corpus.pdf import read_pdf
-from sishu.corpus.remote import as_url, fetched, list_remote
+from sishu.corpus.remote import fetched, list_remote
 from sishu.corpus.rows import (
     BROKEN,
     read_arrow,
@@ -24,6 +24,7 @@ from sishu.corpus.rows import (
     unpacked,
 )
 from sishu.corpus.warc import MAX_RECORD_BYTES, read_pages
+from sishu.files import as_url
 
 Report = Callable[[str], None]
 

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from sishu.corpus.document import Document, document_id
 
+TAIL = "#validation"
+"""What the URL of a document's held-out end has behind the document's own."""
 MIN_VALIDATION = 200
 """Characters below which a validation loss would say nothing."""
 
@@ -86,7 +88,7 @@ def cut_tail(document: Document, tail: int) -> tuple[Document, Document]:
     """The document without about so many characters at its end, and these as another; cut at the end of a
     line if there is one near."""
     border = _border(document.text, len(document.text) - tail)
-    url = f"{document.url}#validation"
+    url = document.url + TAIL
     end = replace(document, id=document_id(url), url=url, text=document.text[border:].lstrip("\n"))
     return replace(document, text=document.text[:border].rstrip("\n")), end
 

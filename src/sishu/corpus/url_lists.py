@@ -177,16 +177,19 @@ def _digest(path: Path, kind: str) -> str:
     try:
         if path.is_file():
             with path.open("rb") as stream:
-                for block in iter(lambda: stream.read(1 << 20), b""):
-                    digest.update(block)
+                _feed(digest, stream)
         else:
             for name, file in _files(path, kind):
                 digest.update(b"\0" + name.encode("utf-8", "surrogateescape") + b"\0")
-                for block in iter(lambda: file.read(1 << 20), b""):  # noqa: B023  # read at once
-                    digest.update(block)
+                _feed(digest, file)
     except _DAMAGE as error:
         raise UserError(f"the list {path} cannot be read ({error}); give another file") from error
     return digest.hexdigest()
+
+
+def _feed(digest: blake2b, stream: IO[bytes]) -> None:
+    while block := stream.read(1 << 20):
+        digest.update(block)
 
 
 def _hash(key: bytes) -> int:
