@@ -22,6 +22,7 @@ from sishu.corpus.engines import Engine, Here, Processes, Ray
 from sishu.corpus.parts import condemn
 from sishu.corpus.plan import Plan, make_plan
 from sishu.corpus.sources import list_inputs, read_documents_or_pages, read_input
+from sishu.corpus.worker import Pulse
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgkmpt" for b in "aeiou" for c in "lmnrst"]
 RESULTS = ("documents.parquet", "refused.parquet", "rejects.jsonl", "edits.jsonl", "samples.parquet")
@@ -250,3 +251,30 @@ def test_a_plan_does_not_depend_on_where_it_lies(material: Path, tmp_path: Path)
     assert buckets == sorted(buckets) and set(buckets) == set(range(plan.buckets))
     lowest_bin = [plan.bin_of(f"{low:016x}") for low in plan.lowest_ids]
     assert all(lowest_bin[plan.bucket_of(one)] == plan.bin_of(one) for one in ids)
+
+
+TURNS = """
+import sys, time
+from pathlib import Path
+from sishu.corpus.worker import Guard, Pulse
+guard = Guard(Pulse(Path(sys.argv[1])), 0.5)
+def work(item, seconds):
+    guard(item)
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+for turn in sys.argv[2].split():
+    work(int(turn), 0.3) if turn != "-1" else guard(-1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("turns", "pulse"),
+    [("1 2 3 -1 -1 -1", (0, 3)), ("1 -1 1 -1", (0, 2)), ("1 2 3 2 4", (2, 0)), ("5 -1 5 5", (5, 1))],
+)
+def test_an_item_has_so_much_time_in_all_its_turns(
+    tmp_path: Path, turns: str, pulse: tuple[int, int]
+) -> None:
+    done = subprocess.run([sys.executable, "-c", TURNS, str(tmp_path / "pulse"), turns], check=False)
+    assert done.returncode == (-signal.SIGPROF if pulse[0] else 0)
+    assert Pulse(tmp_path / "pulse").read() == pulse

@@ -19,7 +19,7 @@ from chardetng_py import EncodingDetector
 
 _DECLARATION_WINDOW = 4096
 """Bytes of the page searched for a <meta> or XML declaration."""
-_DETECTION_WINDOW = 1 << 20
+_DETECTION_WINDOW = 1 << 15
 """Bytes from the first that is not ASCII that are shown to the detector."""
 _EVIDENCE = 200
 """Bytes beyond ASCII from which the detector is believed rather than the declaration of another charset of

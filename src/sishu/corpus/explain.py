@@ -194,7 +194,7 @@ def _walk(items: Iterable[Page | Document], rows: Sequence[Row], settings: Clean
     with TemporaryDirectory() as compiled:
         for item in items:
             watch = _Watch()
-            outcome = DocumentSteps(settings, watch, Path(compiled))(item, first.source)
+            [outcome] = DocumentSteps(settings, watch, Path(compiled))([(item, first.source)])
             document = outcome.document if isinstance(outcome, Refused) else outcome
             account = Account(document.id, document.url, document.source, document.date)
             account.language, account.language_score = document.language, document.language_score

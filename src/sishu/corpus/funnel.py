@@ -66,7 +66,8 @@ class Funnel:
         self.steps: dict[str, Step] = {}
         self._keep = keep
         self._count = count
-        self._counted = self._sized = ("", 0)
+        self._sizes: dict[int, tuple[str, int]] = {}
+        self._numbers: dict[int, tuple[str, int]] = {}
         self.refused: dict[str, Sample] = {}
         self.edited: dict[str, Sample] = {}
 
@@ -120,15 +121,17 @@ class Funnel:
         """Bytes; what goes out of a step goes into the next one, and is measured once."""
         if text.isascii():
             return len(text)
-        if text is not self._sized[0]:
-            self._sized = (text, len(text.encode("utf-8", "replace")))
-        return self._sized[1]
+        return _once(self._sizes, text, lambda: len(text.encode("utf-8", "replace")))
 
     def _tokens(self, text: str) -> int:
         """What goes out of a step goes into the next one, and is counted once."""
-        if self._count and text is not self._counted[0]:
-            self._counted = (text, self._count(text))
-        return self._counted[1] if self._count else 0
+        count = self._count
+        return _once(self._numbers, text, lambda: count(text)) if count else 0
+
+    def forget(self) -> None:
+        """Forgets the texts whose sizes were remembered for the next step."""
+        self._sizes.clear()
+        self._numbers.clear()
 
     def step(self, name: str) -> Step:
         """The counts of a step, made on first use; steps stay in the order of first use."""
@@ -213,6 +216,15 @@ class Funnel:
             kept += records
         shown = pyarrow.schema([(name, pyarrow.string()) for name in _SHOWN])
         write_table(folder / "samples.parquet", pyarrow.Table.from_pylist(kept, shown))
+
+
+def _once(known: dict[int, tuple[str, int]], text: str, measure: Callable[[], int]) -> int:
+    """What is known of this very text, or else measured now; kept with the text, whose place in memory no
+    other can take then."""
+    found = known.get(id(text))
+    if found is None:
+        found = known[id(text)] = (text, measure())
+    return found[1]
 
 
 def _put(sample: Sample, rank: str, record: dict[str, str]) -> None:

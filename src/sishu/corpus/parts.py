@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import pyarrow
 import pyarrow.ipc
 
 from sishu.corpus.document import Document, Page, Refused
-from sishu.corpus.document_steps import DocumentSteps
+from sishu.corpus.document_steps import DocumentSteps, Item
 from sishu.corpus.material import new_funnel
 from sishu.corpus.plan import Plan
 from sishu.corpus.sources import read_input
@@ -21,10 +22,12 @@ from sishu.files import whole, write_atomic
 SHELF_CHARACTERS = 32_000_000
 """Of text held in memory before it is written down."""
 
-Item = tuple[Page | Document, str]
-"""Something read, and the name of the input file it was read from."""
+BATCH, BATCH_BYTES = 64, 4_000_000
+"""Items that go through the steps together, and bytes of them."""
+
 Watch = Callable[[int], None]
-"""Called with the number of the item that comes next, and with -1 when it is done."""
+"""Called with the number of the item that is worked on next, one of a batch by turns, and with -1 for each
+that is done, when its batch is."""
 
 
 def clean_part(plan: Plan, number: int, watch: Watch) -> dict[str, Any]:
@@ -56,7 +59,7 @@ def clean_items(
         number: of the part.
         items: what is read, once.
         damaged: filled by the reader with what it skipped, by reason; read when `items` has ended.
-        watch: told before and after each item.
+        watch: told what is worked on, and what is done.
 
     Returns:
         The number of items, the shelves with the bins of their batches and the characters in each, the
@@ -68,15 +71,14 @@ def clean_items(
     shelves: list[dict[int, int]] = []
     waiting: list[Document | Refused] = []
     size = count = 0
-    for count, (item, source) in enumerate(items, 1):  # the count is told afterwards
-        if reason := condemned.get(count):
-            outcome = steps.refuse(item, source, reason)
-        else:
-            watch(count)
-            outcome = steps(item, source)
+    for batch in _batches(items):
+        first = count + 1
+        reasons = {item - first: reason for item, reason in condemned.items()}
+        for outcome in steps(batch, reasons, partial(_watched, watch, first)):
             watch(-1)
-        waiting.append(outcome)
-        size += len(outcome.text) if isinstance(outcome, Document) else 200
+            waiting.append(outcome)
+            size += len(outcome.text) if isinstance(outcome, Document) else 200
+        count += len(batch)
         if size >= SHELF_CHARACTERS:
             shelves.append(_put_away(plan, number, len(shelves), waiting))
             waiting, size = [], 0
@@ -89,6 +91,23 @@ def clean_items(
         "damaged": dict(damaged),
         "scrubbed": dict(steps.scrubbed),
     }
+
+
+def _watched(watch: Watch, first: int, place: int) -> None:
+    watch(first + place)
+
+
+def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+    batch: list[Item] = []
+    size = 0
+    for item in items:
+        batch.append(item)
+        size += len(item[0].body if isinstance(item[0], Page) else item[0].text)
+        if len(batch) == BATCH or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def condemn(plan: Plan, number: int, item: int, reason: str) -> None:

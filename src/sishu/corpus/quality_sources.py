@@ -31,7 +31,7 @@ def examples_in(data: str, good: bool, report: Callable[[str], None]) -> Iterato
         steps = DocumentSteps(_AS_THEY_ARE, Funnel(0), Path(folder))
         for source in list_inputs(data, report):
             for item in read_input(source, report):
-                outcome = steps(item, source.name)
+                [outcome] = steps([(item, source.name)])
                 if isinstance(outcome, Document):
                     yield Example(outcome.text, good)
                 else:

@@ -25,7 +25,7 @@ def do_task(plan: Plan, task: str, number: int, watch: Watch) -> None:
         plan: of the corpus.
         task: `part`, or one of a bucket: `gather`, `passages`, `settle`.
         number: of the part or bucket.
-        watch: told before and after each item of a part.
+        watch: told what item of a part is worked on, and what is done.
     """
     result = clean_part(plan, number, watch) if task == PART else _OF_BUCKETS[task](plan, number)
     note_done(plan, task, number, result)

@@ -24,6 +24,8 @@ from sishu.corpus.tasks import do_task
 
 MEMORY = 2_000_000_000
 """Bytes of data that a worker may hold."""
+_LEAST = 0.001
+"""Seconds for the next turn of an item that has none left: no time at all would mean no limit."""
 _PULSE = struct.Struct("<qq")
 
 
@@ -48,22 +50,28 @@ class Pulse:
 
 
 class Guard:
-    """The watch of `parts.py` that bounds the processor time of each item."""
+    """The watch of `parts.py` that bounds the processor time of each item, however many turns it has."""
 
     def __init__(self, pulse: Pulse, seconds: float) -> None:
         self._pulse = pulse
         self._seconds = seconds
-        self._done = 0
+        self._done = self._item = 0
+        self._left: dict[int, float] = {}  # seconds, of items that have had a turn
         signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process, whatever it is doing
 
     def __call__(self, item: int) -> None:
+        if item == self._item:
+            return
         if item > 0:
             self._pulse.write(item, self._done)
-            signal.setitimer(signal.ITIMER_PROF, self._seconds)
+            left, _ = signal.setitimer(signal.ITIMER_PROF, self._left.get(item, self._seconds))
+            self._left[self._item] = max(left, _LEAST)
         else:
             signal.setitimer(signal.ITIMER_PROF, 0)
+            self._left.clear()
             self._done += 1
             self._pulse.write(0, self._done)
+        self._item = max(0, item)
 
 
 def limit_memory() -> None:
