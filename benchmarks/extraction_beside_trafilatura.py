@@ -25,10 +25,10 @@ from time import process_time
 
 import trafilatura
 
-from sishu.corpus import charset
-from sishu.corpus.extract import Tier, html_to_text
-from sishu.corpus.main_text import MODEL
-from sishu.corpus.markup import TangledMarkup
+from sishu.corpus.extract.html_to_text import Tier, html_to_text
+from sishu.corpus.extract.main_text import MODEL
+from sishu.corpus.extract.markup import TangledMarkup
+from sishu.corpus.read import charset
 
 WORD = re.compile(r"\w+")
 Page = tuple[str, str, str]

@@ -20,11 +20,12 @@ from datatrove.pipeline.dedup import MinhashDedupSignature
 from datatrove.pipeline.dedup.minhash import MinhashConfig
 from datatrove.utils.hashing import HashConfig
 
-from sishu.corpus import charset, dedup
-from sishu.corpus.extract import html_to_text
-from sishu.corpus.language import identify
-from sishu.corpus.markup import TangledMarkup
-from sishu.corpus.warc import read_pages
+from sishu.corpus.duplicates import dedup
+from sishu.corpus.extract.html_to_text import html_to_text
+from sishu.corpus.extract.markup import TangledMarkup
+from sishu.corpus.judge.language import identify
+from sishu.corpus.read import charset
+from sishu.corpus.read.warc import read_pages
 
 RATES = (0.005, 0.01, 0.02, 0.03, 0.04)
 

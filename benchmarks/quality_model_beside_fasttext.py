@@ -34,14 +34,14 @@ import fasttext
 import numpy as np
 import rjieba
 
-from sishu.corpus import charset
-from sishu.corpus.dedup import text_digest
-from sishu.corpus.extract import html_to_text
-from sishu.corpus.language import identify, is_unsegmented
-from sishu.corpus.markup import TangledMarkup
-from sishu.corpus.quality_figures import auc
-from sishu.corpus.quality_training import Example, read_examples, train
-from sishu.corpus.warc import read_pages
+from sishu.corpus.extract.html_to_text import html_to_text
+from sishu.corpus.extract.markup import TangledMarkup
+from sishu.corpus.hashing import text_digest
+from sishu.corpus.judge.language import identify, is_unsegmented
+from sishu.corpus.judge.quality_figures import auc
+from sishu.corpus.judge.quality_training import Example, read_examples, train
+from sishu.corpus.read import charset
+from sishu.corpus.read.warc import read_pages
 
 FOLDS = 5
 SETTINGS = {

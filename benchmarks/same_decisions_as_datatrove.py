@@ -26,11 +26,12 @@ from datatrove.pipeline.filters import (
     gopher_repetition_filter,
 )
 
-from sishu.corpus import charset, heuristics
-from sishu.corpus.extract import html_to_text
-from sishu.corpus.language import identify
-from sishu.corpus.markup import TangledMarkup
-from sishu.corpus.warc import read_pages
+from sishu.corpus.extract.html_to_text import html_to_text
+from sishu.corpus.extract.markup import TangledMarkup
+from sishu.corpus.judge import heuristics
+from sishu.corpus.judge.language import identify
+from sishu.corpus.read import charset
+from sishu.corpus.read.warc import read_pages
 
 MODULES = (gopher_repetition_filter, gopher_quality_filter, fineweb_quality_filter)
 THEIR_WORDS = gopher_quality_filter.split_into_words

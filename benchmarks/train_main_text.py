@@ -6,7 +6,7 @@ are in that text, in the same order four at a time. Pages of a fifth of the doma
 figures are of those.
 
     pip install lightgbm
-    python benchmarks/train_main_text.py WCXB/dev --out src/sishu/corpus
+    python benchmarks/train_main_text.py WCXB/dev --out src/sishu/corpus/extract
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from sishu.console import progress
-from sishu.corpus import charset
-from sishu.corpus.block_features import FEATURES, features_of
-from sishu.corpus.blocks import cut
-from sishu.corpus.main_text import Trees, most_likely
-from sishu.corpus.markup import TangledMarkup, tame_markup
+from sishu.corpus.extract.block_features import FEATURES, features_of
+from sishu.corpus.extract.blocks import cut
+from sishu.corpus.extract.main_text import Trees, most_likely
+from sishu.corpus.extract.markup import TangledMarkup, tame_markup
+from sishu.corpus.read import charset
 
 FOLDS = 5
 HELD_OUT = 0

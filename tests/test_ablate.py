@@ -9,7 +9,7 @@ import pytest
 
 from sishu.ablate import ablate
 from sishu.console import UserError
-from sishu.corpus.dedup import band_keys
+from sishu.corpus.duplicates.dedup import band_keys
 from sishu.corpus.table import read_split
 from sishu.road import load_recipe, walk
 from sishu.run import Run

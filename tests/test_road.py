@@ -14,7 +14,7 @@ import pytest
 
 from sishu.config import merge, parse_overrides, parse_yaml, to_yaml
 from sishu.console import UserError, set_quiet
-from sishu.corpus.split import TAIL
+from sishu.corpus.pipeline.split import TAIL
 from sishu.road import STAGES, Recipe, load_recipe, needed, recipe_names, stage_overrides, walk
 from sishu.run import Run
 

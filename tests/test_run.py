@@ -150,7 +150,7 @@ def test_the_code_digest_sees_code_however_deep_but_no_remarks_and_no_strangers(
 
 def test_the_code_digest_sees_what_runs_as_a_process_of_its_own(tmp_path: Path) -> None:
     # the spider and what it imports, and the documentation's server
-    files = ("corpus/crawl_spider.py", "corpus/crawl_archive.py", "corpus/pydoc_server.py")
+    files = ("corpus/crawl/spider.py", "corpus/crawl/archive.py", "corpus/crawl/pydoc_server.py")
     first, _, *changed = digests_of_changes(tmp_path, "crawl", *files)
     assert len({first, *changed}) == 4
 

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 from sishu.config import build, merge, parse_overrides
 from sishu.console import UserError, counted, say, show_table
-from sishu.corpus.dedup import band_keys
 from sishu.corpus.document import Document
-from sishu.corpus.lookup import place_of_input
-from sishu.corpus.split import TAIL
+from sishu.corpus.duplicates.dedup import band_keys
+from sishu.corpus.look.lookup import place_of_input
+from sishu.corpus.pipeline.split import TAIL
 from sishu.corpus.table import read_split, write_documents
 from sishu.files import dump_json, write_atomic
 from sishu.road import RECIPE_FILE, Recipe, load_recipe, outside

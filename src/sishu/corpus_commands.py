@@ -13,9 +13,9 @@ from typer.core import TyperGroup
 from sishu.ablate import WITHOUT
 from sishu.ablate import ablate as what_it_earns
 from sishu.console import say, set_quiet, show_table
-from sishu.corpus.lookup import run_with_corpus
-from sishu.corpus.quality_sources import examples_in
-from sishu.corpus.quality_training import read_examples, train
+from sishu.corpus.judge.quality_training import read_examples, train
+from sishu.corpus.look.lookup import run_with_corpus
+from sishu.corpus.pipeline.examples import examples_in
 from sishu.report import corpus_tables, explanation
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from sishu.corpus.document import Page
-from sishu.corpus.warc import read_pages
+from sishu.corpus.read.warc import read_pages
 
 
 def zipped(records: list[bytes]) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.parquet
 
-from sishu.corpus.warc import read_pages
+from sishu.corpus.read.warc import read_pages
 from sishu.road import STAGES
 
 SEED = 20

@@ -11,7 +11,7 @@ import pytest
 from datatrove.data import Document
 from datatrove.pipeline import filters
 
-from sishu.corpus import heuristics
+from sishu.corpus.judge import heuristics
 
 NAMES = ("gopher_repetition_filter", "gopher_quality_filter", "c4_filters", "fineweb_quality_filter")
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from sishu.corpus.clean import clean
-from sishu.corpus.clean_settings import CleanSettings
 from sishu.corpus.document import Document, document_id
+from sishu.corpus.pipeline.clean import clean
+from sishu.corpus.pipeline.clean_settings import CleanSettings
 from sishu.corpus.table import SCHEMA, read_split
 from tests.corpus.prose import sentences
 

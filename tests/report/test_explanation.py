@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sishu.console import UserError
-from sishu.corpus.explain import UNKNOWN, Account, Outcome
-from sishu.corpus.lookup import Row
+from sishu.corpus.look.explain import UNKNOWN, Account, Outcome
+from sishu.corpus.look.lookup import Row
 from sishu.report.explanation import SHOWN_LINES, WIDTH, tell, text_after
 
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from sishu.batches.conversations import write_conversations
 from sishu.config import build
 from sishu.console import UserError, set_quiet
-from sishu.corpus.likeness import Likeness
+from sishu.corpus.lessons.likeness import Likeness
 from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.models.decoder import Decoder, Scorer
 from sishu.models.folder import load_scorer

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from sishu.batches.batch import pad_right
-from sishu.corpus.lessons import in_asked_form
+from sishu.corpus.lessons.lessons import in_asked_form
 from sishu.generate.alarms import distinct, repeats
 from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.models.decoder import Decoder, Scorer

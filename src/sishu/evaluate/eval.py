@@ -11,7 +11,7 @@ from sishu.batches.conversations import encode_all, read_conversations
 from sishu.batches.tokens import read_documents, read_tokens
 from sishu.config import Section
 from sishu.console import say, show_table
-from sishu.corpus.likeness import Likeness
+from sishu.corpus.lessons.likeness import Likeness
 from sishu.corpus.table import read_split
 from sishu.evaluate.answering import answer_prompts, divergence, named, reward_answers, summary
 from sishu.evaluate.kneser_ney import KneserNey

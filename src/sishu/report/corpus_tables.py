@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from sishu.console import UserError, counted, show_table
-from sishu.corpus.statistics import (
+from sishu.corpus.look.statistics import (
     CLUSTERS,
     LENGTHS,
     MOST_DOMAINS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sishu.corpus.statistics import MOST_DOMAINS, Amount, Statistics
+from sishu.corpus.look.statistics import MOST_DOMAINS, Amount, Statistics
 from sishu.report.charts import Bar, bar_chart, both_widths
 from sishu.report.corpus_tables import cluster_names, inner, length_names
 from sishu.report.figures import RunFigures, number, words

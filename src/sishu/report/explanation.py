@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sishu.console import UserError, counted, progress, show_table
-from sishu.corpus.buckets import ADDRESS
-from sishu.corpus.explain import UNKNOWN, Account, Outcome, explain
-from sishu.corpus.lookup import Row
+from sishu.corpus.look.explain import UNKNOWN, Account, Outcome, explain
+from sishu.corpus.look.lookup import Row
+from sishu.corpus.pipeline.buckets import ADDRESS
 from sishu.report.wording import number_words, shown
 
 SHOWN_LINES = 6

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sishu.console import UserError
-from sishu.corpus.lookup import DOCUMENTS
-from sishu.corpus.statistics import Statistics, measure
+from sishu.corpus.look.lookup import DOCUMENTS
+from sishu.corpus.look.statistics import Statistics, measure
 from sishu.report.scales import Point, usable
 
 ROAD = ("crawl", "corpus", "tokenizer", "pretrain", "sft", "reward", "ppo", "eval")

@@ -7,10 +7,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from sishu.console import counted, progress, say
-from sishu.corpus.clean import clean_inputs
-from sishu.corpus.clean_settings import CleanSettings
-from sishu.corpus.engines import Processes, Ray
-from sishu.corpus.sources import list_inputs
+from sishu.corpus.pipeline.clean import clean_inputs
+from sishu.corpus.pipeline.clean_settings import CleanSettings
+from sishu.corpus.pipeline.engines import Processes, Ray
+from sishu.corpus.read.sources import list_inputs
 from sishu.run import StageContext
 from sishu.stages.stage import Need, Stage
 

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from sishu.config import Section
 from sishu.console import UserError, progress
-from sishu.corpus.crawler import crawl
-from sishu.corpus.pydoc_site import PydocSite
+from sishu.corpus.crawl.crawler import crawl
+from sishu.corpus.crawl.pydoc_site import PydocSite
 from sishu.run import StageContext
 from sishu.stages.stage import Stage
 

@@ -15,8 +15,8 @@ from sishu.batches.batch import Batch, shuffled
 from sishu.batches.conversations import Rankings, ranking_batch, read_conversations
 from sishu.config import Section
 from sishu.console import UserError, progress, say
-from sishu.corpus.lessons import damage
-from sishu.corpus.likeness import Likeness
+from sishu.corpus.lessons.lessons import damage
+from sishu.corpus.lessons.likeness import Likeness
 from sishu.files import dump_json, write_atomic
 from sishu.generate.engine import Completion, Engine, Sampling
 from sishu.models.decoder import Scorer

@@ -17,9 +17,9 @@ from sishu.batches.conversations import (
 )
 from sishu.config import Section
 from sishu.console import UserError, say
-from sishu.corpus.lessons import conversation, make_lessons, renamed
-from sishu.corpus.split import is_held_out
-from sishu.corpus.warc import read_pages
+from sishu.corpus.lessons.lessons import conversation, make_lessons, renamed
+from sishu.corpus.pipeline.split import is_held_out
+from sishu.corpus.read.warc import read_pages
 from sishu.files import write_atomic
 from sishu.models.decoder import Decoder
 from sishu.models.folder import load_decoder, save_model
