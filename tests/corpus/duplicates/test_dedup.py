@@ -80,10 +80,22 @@ def test_clusters_are_transitive_and_keep_the_first() -> None:
     assert set(dedup.near_duplicates([prose(2), *steps])) == {0, 1}
 
 
+def test_other_settings_find_more_or_less() -> None:
+    texts = [prose(i) for i in range(20)] + [edited(prose(i), 0.05, i) for i in range(20)]
+    found = {
+        how: sum(first != i for i, first in enumerate(dedup.near_duplicates(texts, how)))
+        for how in (dedup.MinHash(4, 16), dedup.MinHash(), dedup.MinHash(50, 3), dedup.MinHash(14, 8, 1))
+    }
+    strict, usual, loose, words = found.values()
+    assert strict < usual < loose == 20
+    assert words > usual  # single words are more alike than five in a row
+    assert dedup.signature("one two", None, dedup.MinHash(2, 3, 4)).shape == (6,)
+
+
 @pytest.mark.parametrize("text", ["", "one", "中", "one two three four", "---"])
 def test_tiny_texts_have_a_signature(text: str) -> None:
     signature = dedup.signature(text)
-    assert signature.shape == (dedup.BANDS * dedup.ROWS,)
+    assert signature.shape == (14 * 8,)
     assert (signature < 0xFFFFFFFF).any()
 
 

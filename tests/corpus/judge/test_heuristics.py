@@ -10,11 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sishu.corpus.judge.heuristics import (
-    CHINESE,
     DUPLICATED,
-    ENGLISH,
     TOP,
-    Limits,
     Values,
     c4_lines,
     fineweb,
@@ -23,6 +20,7 @@ from sishu.corpus.judge.heuristics import (
     select,
     words,
 )
+from sishu.corpus.judge.limits import BY_LANGUAGE, CHINESE, ENGLISH, Limits, limits_with
 
 GOOD = """The school stood at the end of a narrow lane, and nobody in the village could say when it was built.
 Every morning a teacher swept the yard before the children came with their brushes and bowls of rice.
@@ -224,3 +222,42 @@ def test_a_language_without_limits_is_not_judged_by_others(language: str) -> Non
 @pytest.mark.parametrize("text", ["...", "#", "a", "私", "\n.\n", "\x0b"])
 def test_the_least_of_texts_are_measured(text: str) -> None:
     assert select(text, "en").reason and select(text, "zh").reason
+
+
+GERMAN = """Die Fähre legte im Morgengrauen mit elf Fahrgästen, zwei Ziegen und einem alten Klavier ab.
+Der Nebel lag so dicht über dem Fluss, dass der Kapitän nach den Glocken der Kirchen steuerte.
+Gegen Mittag hob er sich, und das Tal war zu sehen: Weinberge, ein Turm, die weiße Straße nach Linz.
+Ein Junge fragte, wie weit es noch sei, und niemand an Bord wusste es mit Sicherheit zu sagen.
+Am Abend brannten am anderen Ufer schon die Lampen, und der Hund des Fährmanns lief ihnen entgegen.
+"""
+
+
+def test_limits_can_be_changed_one_by_one() -> None:
+    assert limits_with({}) == dict(BY_LANGUAGE)
+    found = limits_with({"en": {"min_words": 200}, "zh": {"max_mean_word": 6}})
+    assert found["en"] == ENGLISH.model_copy(update={"min_words": 200})
+    assert found["zh"] == CHINESE.model_copy(update={"max_mean_word": 6.0})
+    assert select(GOOD, "en").reason is None
+    assert select(GOOD, "en", found).reason == "few words"
+
+
+def test_further_languages_are_judged_by_limits_of_their_own() -> None:
+    assert select(GERMAN, "de").reason == "no limits for this language"
+    assert select(GERMAN, "de", limits_with({"de": {}})).reason is None
+    german = {"stop_words": ["der", "und", "die"], "min_stop_words": 2}
+    assert select(GERMAN, "de", limits_with({"de": german})).reason is None
+    assert select(GOOD, "de", limits_with({"de": german})).reason == "few stop words"
+    assert select(GERMAN, "de", limits_with({"de": {"min_words": 1000}})).reason == "few words"
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"min_word": 3}, "no limit 'min_word'; did you mean 'min_words'"),
+        ({"min_words": "many"}, "min_words"),
+        ({"max_top_ngram": [0.1, 0.2]}, "max_top_ngram"),
+    ],
+)
+def test_limits_that_do_not_exist_are_told(values: dict[str, object], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        limits_with({"en": values})

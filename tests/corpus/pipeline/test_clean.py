@@ -49,7 +49,7 @@ def test_figures_files_and_funnel_agree(tmp_path: Path) -> None:
     figures = clean(
         iter(items),
         tmp_path,
-        CleanSettings(),
+        CleanSettings(min_language_score=0),
         damaged=["broken record: a", "broken record: b"],
         on_document=counts.append,
     )

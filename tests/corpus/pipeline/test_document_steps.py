@@ -11,7 +11,8 @@ from sishu.console import UserError
 from sishu.corpus.document import Document, Page, document_id
 from sishu.corpus.judge.quality_training import Example, train
 from sishu.corpus.pipeline.clean import clean
-from sishu.corpus.pipeline.clean_settings import BlockSettings, CleanSettings
+from sishu.corpus.pipeline.clean_settings import BlockSettings, CleanSettings, MinHashSettings
+from sishu.corpus.pipeline.split import TAIL
 from sishu.corpus.table import read_split
 from tests.corpus.prose import PROSE, sentences
 
@@ -151,3 +152,24 @@ def test_tokens_are_counted_if_a_tokenizer_is_given(tmp_path: Path) -> None:
         ("scrub", "https://a.org/p"),
     ]
     assert "jo@corp.org" in samples[2]["before"] and "<email>" in samples[2]["after"]
+
+
+def test_a_language_that_is_uncertain_is_refused_unless_wanted(tmp_path: Path) -> None:
+    others = "der Hund des alten Mannes lief ins Dorf, le chien du vieil homme court sur le pont, "
+    mixed = document("https://a.org/mixed", "\n".join(f"{others}{line}" for line in PROSE.split("\n")))
+    _, refused = run(tmp_path / "a", [*FILLER, mixed])
+    assert refused == {"language: language uncertain": 1}
+    kept, _ = run(tmp_path / "b", [*FILLER, mixed], min_language_score=0.0)
+    assert mixed.url in kept
+
+
+def test_limits_and_the_search_for_near_duplicates_are_the_users(tmp_path: Path) -> None:
+    texts = [document(f"https://b.org/{i}", f"{PROSE}\nNumber {i} of twelve.") for i in range(3)]
+    settings = {"quality": "fineweb", "repeated_passages": False}
+    kept, _ = run(tmp_path / "a", [*FILLER, *texts], **settings)
+    assert len({url.removesuffix(TAIL) for url in kept if "b.org" in url}) == 1
+    strict = MinHashSettings(bands=1, rows=100, shingle=20)
+    kept, _ = run(tmp_path / "b", [*FILLER, *texts], **settings, minhash=strict)
+    assert len({url.removesuffix(TAIL) for url in kept if "b.org" in url}) == 3
+    with pytest.raises(UserError, match="few words"):
+        run(tmp_path / "c", [*FILLER, *texts], **settings, limits={"en": {"min_words": 100_000}})

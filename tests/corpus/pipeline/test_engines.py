@@ -26,7 +26,7 @@ from sishu.corpus.read.sources import list_inputs, read_documents_or_pages, read
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgkmpt" for b in "aeiou" for c in "lmnrst"]
 RESULTS = ("documents.parquet", "refused.parquet", "rejects.jsonl", "edits.jsonl", "samples.parquet")
-SETTINGS = CleanSettings(quality="none", document_seconds=1)
+SETTINGS = CleanSettings(quality="none", document_seconds=1, min_language_score=0)
 
 
 def story(seed: int) -> str:
@@ -143,7 +143,7 @@ from sishu.corpus.pipeline.engines import Processes
 from sishu.corpus.read.sources import list_inputs
 plan.PART_FILES, plan.BIN_BYTES, plan.BUCKET_CHARACTERS = 3, 40_000, 20_000
 clean_inputs(list_inputs(Path(sys.argv[1])), Path(sys.argv[2]),
-             CleanSettings(quality="none", document_seconds=1), Processes(2))
+             CleanSettings(quality="none", document_seconds=1, min_language_score=0), Processes(2))
 """
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import count
 from typing import NamedTuple
@@ -20,9 +20,9 @@ import numpy as np
 import regex
 import rjieba
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from sishu.corpus.hashing import mix
+from sishu.corpus.judge.limits import BY_LANGUAGE, ENGLISH, Limits
 
 TOP, DUPLICATED = (2, 3, 4), (5, 6, 7, 8, 9, 10)
 """Lengths in words of the n-grams of which the commonest counts, and of which every repetition counts."""
@@ -47,78 +47,6 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _SPOKEN, _ALPHABETIC = 1, 2
 
 
-class Limits(BaseModel):
-    """Of the values of `measure`, by the same names; a value on its limit passes. The defaults are the
-    published ones for English; see `CHINESE` for the others."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    max_duplicate_paragraphs: float = 0.30
-    """Share of paragraphs that occurred before; Gopher."""
-    max_duplicate_paragraph_characters: float = 0.20
-    """Share of the text in such paragraphs; Gopher."""
-    max_duplicate_lines: float = 0.30
-    """Share of lines that occurred before; Gopher."""
-    max_duplicate_line_characters: float = 0.20
-    """Share of the text in such lines; Gopher."""
-    max_top_ngram: tuple[float, ...] = (0.20, 0.18, 0.16)
-    """Share of the text in the commonest 2-, 3- and 4-gram; Gopher."""
-    max_duplicated_ngram: tuple[float, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
-    """Share of the text in repeated 5- to 10-grams; Gopher."""
-    min_words: int = 50
-    max_words: int = 100_000
-    """Words that are not punctuation; Gopher."""
-    min_mean_word: float = 3
-    max_mean_word: float = 10
-    """Their mean length in characters; Gopher."""
-    max_hashes: float = 0.1
-    max_ellipses: float = 0.1
-    """Per word; Gopher."""
-    max_bullet_lines: float = 0.9
-    """Share of lines that begin with a bullet; Gopher."""
-    max_ellipsis_lines: float = 0.3
-    """Share of lines that end in an ellipsis; Gopher."""
-    min_alphabetic_words: float = 0.8
-    """Share of words with a letter; Gopher."""
-    stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with")
-    min_stop_words: int = 2
-    """Different ones that must occur; Gopher."""
-    min_sentences: int = 5
-    """On the lines that `c4_lines` keeps; C4."""
-    min_ended_lines: float = 0.12
-    """Share of lines that end in a sentence mark; FineWeb."""
-    max_short_lines: float = 0.67
-    """Share of lines of `short_line` characters or fewer; FineWeb."""
-    short_line: int = 30
-    max_repeated_characters: float = 0.01
-    """Share of the characters in lines that occurred before; FineWeb."""
-    max_newlines: float = 0.3
-    """Line breaks per word; FineWeb."""
-
-
-ENGLISH = Limits()
-CHINESE = Limits(
-    max_duplicate_paragraphs=1,
-    max_duplicate_paragraph_characters=1,
-    max_duplicate_lines=0.287,
-    max_duplicate_line_characters=1,
-    max_top_ngram=(0.256, 0.201, 0.171),
-    max_duplicated_ngram=(0.198, 0.182, 0.167, 0.154, 0.14, 0.127),
-    min_mean_word=1,
-    max_mean_word=5,
-    min_alphabetic_words=0.65,
-    stop_words=(*"的年在月是和日了於為有被人中为他與後也而由", "·"),
-    min_ended_lines=0.106,
-    max_short_lines=1,
-    max_repeated_characters=0.1,
-    max_newlines=0.178,
-)
-"""FineWeb-2's limits for `cmn_Hani` (Penedo et al. 2025, arXiv:2506.20920, derived from the distribution of
-each value over Chinese text), for words as a Chinese segmenter cuts them. FineWeb-2 has no C4 rules, and none
-on duplicate paragraphs and short lines. One limit is lower than its .735: that on words with a letter, which
-four of sixty pages of Chinese news do not reach, being full of figures and dates."""
-
-
 def words(text: str, chinese: bool = False) -> list[str]:
     """Words and punctuation marks, of Chinese as jieba cuts it, else by spaces."""
     return [word for word in rjieba.cut(text) if not word.isspace()] if chinese else _WORD.findall(text)
@@ -130,7 +58,7 @@ def sentences(line: str) -> list[str]:
 
 
 class Values(NamedTuple):
-    """What the rules measure; see `Limits` for the meaning of each."""
+    """What the rules measure; see `limits.py` for the meaning of each."""
 
     duplicate_paragraphs: float
     duplicate_paragraph_characters: float
@@ -287,16 +215,16 @@ class Selected(NamedTuple):
     reason: str | None
 
 
-def select(text: str, language: str) -> Selected:
+def select(text: str, language: str, by_language: Mapping[str, Limits] = BY_LANGUAGE) -> Selected:
     """FineWeb's rules on a text that is not empty: Gopher's, C4's, its own.
 
-    Chinese is judged by FineWeb-2's limits on words as jieba cuts them, without C4's rules, which are for
-    scripts with spaces. There are no limits for other languages yet, so that their texts are refused.
+    Chinese is judged on words as jieba cuts them, without C4's rules, which are for scripts with spaces. What
+    is in a language without limits is refused.
     """
     code = language.partition("-")[0]
     chinese = code == "zh"
-    limits = CHINESE if chinese else ENGLISH
-    if code not in ("en", "zh"):
+    limits = by_language.get(code)
+    if limits is None:
         return Selected(text, "no limits for this language")
     if len(text) > MOST:
         return Selected(text, "many words")

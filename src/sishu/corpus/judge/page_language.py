@@ -24,7 +24,7 @@ LEAST = 200
 """Characters without which nothing is sure."""
 NEAR, AHEAD = 500, 50
 """How far a text may be from a language, and how much further it must be from all others, for its commonest
-letters alone to tell. With these no page of 5,532 was lost that any of 14 languages would have had."""
+letters alone to tell. With these no page of 5,532 was lost that any of 13 languages would have had."""
 FEW, MANY = 0.01, 0.5
 """Share of characters of other scripts than Latin between which a text is taken for a mixed one."""
 

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from sishu.corpus.document import Document, Refused
 from sishu.corpus.duplicates import passages
-from sishu.corpus.duplicates.dedup import BANDS, band_keys
+from sishu.corpus.duplicates.dedup import MinHash, band_keys
 from sishu.corpus.hashing import mix, text_digest
+from sishu.corpus.pipeline.clean_settings import CleanSettings
 from sishu.corpus.pipeline.funnel import Funnel, Rejected
 from sishu.corpus.pipeline.material import new_funnel
 from sishu.corpus.pipeline.parts import of_bucket
@@ -92,7 +93,7 @@ def settle(plan: Plan, number: int) -> dict[str, Any]:
     group = plan.settings.held_out_group
     pattern = re.compile(group) if group else None
     started = perf_counter()
-    bands = _bands(documents, plan.settings.per_crawl) if plan.settings.near_duplicates else {}
+    bands = _bands(documents, plan.settings) if plan.settings.near_duplicates else {}
     plan.leave(
         "settled",
         number,
@@ -231,12 +232,13 @@ def _ids(documents: Sequence[Document]) -> NDArray[numpy.uint64]:
     return numpy.array([int(document.id, 16) for document in documents], numpy.uint64)
 
 
-def _bands(documents: Sequence[Document], per_crawl: bool) -> dict[str, NDArray[numpy.uint64]]:
+def _bands(documents: Sequence[Document], settings: CleanSettings) -> dict[str, NDArray[numpy.uint64]]:
     """Keys by band; those of different crawls, if these are kept apart, never agree."""
     words: dict[str, int] = {}
-    keys = numpy.array([band_keys(document.text, words) for document in documents], numpy.uint64)
-    keys = keys.reshape(-1, BANDS)
-    if per_crawl:
+    how = MinHash(**settings.minhash.model_dump())
+    keys = numpy.array([band_keys(document.text, words, how) for document in documents], numpy.uint64)
+    keys = keys.reshape(-1, how.bands)
+    if settings.per_crawl:
         crawls = [passages.site_hash(crawl_of(document.source)) for document in documents]
         keys = mix(keys ^ numpy.array(crawls, numpy.uint64)[:, None])
     return {f"band{band}": row for band, row in enumerate(keys.T)}

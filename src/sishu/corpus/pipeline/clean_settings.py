@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from sishu.config import Section
 from sishu.corpus.extract.html_to_text import Tier
+from sishu.corpus.judge.limits import limits_with
 
 
 class BlockSettings(Section):
@@ -27,6 +28,17 @@ class BlockSettings(Section):
     """Whether the words that come with sishu count, of pornography, gambling and the like."""
 
 
+class MinHashSettings(Section):
+    """How near duplicates are looked for: texts of Jaccard similarity s are found with the probability
+    1 - (1 - s ** rows) ** bands."""
+
+    bands: int = Field(default=14, ge=1, le=1000)
+    rows: int = Field(default=8, ge=1, le=100)
+    """Of a band."""
+    shingle: int = Field(default=5, ge=1, le=100)
+    """Words, or characters of scripts without spaces, that are compared as one."""
+
+
 class CleanSettings(Section):
     """What to keep of the pages, and how much of it to hold out for validation."""
 
@@ -36,7 +48,7 @@ class CleanSettings(Section):
         "in one of its scripts; empty: all.",
     )
     min_language_score: float = Field(
-        default=0.0, ge=0, le=1, description="Lowest probability of the identified language."
+        default=0.65, ge=0, le=1, description="Lowest probability of the identified language."
     )
     extraction: Tier = Field(
         default="quality",
@@ -55,8 +67,13 @@ class CleanSettings(Section):
         default="loose",
         description="Rules on what is fit to learn from. loose: a few of Gopher's, wide enough for "
         "documentation; fineweb: all of Gopher's, C4's and FineWeb's (FineWeb-2's for Chinese), which also "
-        "cut lines, for English and Chinese pages from anywhere, other languages being refused; none: keep "
-        "everything.",
+        "cut lines, for English and Chinese pages from anywhere, other languages being refused unless there "
+        "are limits for them; none: keep everything.",
+    )
+    limits: dict[str, dict[str, Any]] = Field(
+        default={},
+        description="With fineweb, other limits than the published ones, and those of further languages with "
+        "words between spaces: {en: {min_words: 30}, de: {stop_words: [der, und], min_stop_words: 2}}.",
     )
     quality_model: str | None = Field(
         default=None,
@@ -87,6 +104,7 @@ class CleanSettings(Section):
     near_duplicates: bool = Field(
         default=True, description="Drop pages that say nearly the same as an earlier one."
     )
+    minhash: MinHashSettings = MinHashSettings()
     per_crawl: bool = Field(
         default=False,
         description="Look for near duplicates among the pages of one crawl only (CC-MAIN-… in the file's "
@@ -119,6 +137,12 @@ class CleanSettings(Section):
     document_seconds: float = Field(
         default=10.0, gt=0, description="Processor time after which a document is given up."
     )
+
+    @field_validator("limits")
+    @classmethod
+    def _limits_exist(cls, limits: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        limits_with(limits)
+        return limits
 
     @field_validator("held_out_group")
     @classmethod

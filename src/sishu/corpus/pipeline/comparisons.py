@@ -9,7 +9,7 @@ import numpy
 from numpy.typing import NDArray
 
 from sishu.corpus.duplicates import passages
-from sishu.corpus.duplicates.dedup import BANDS, Clusters, first_of_each
+from sishu.corpus.duplicates.dedup import Clusters, first_of_each
 from sishu.corpus.pipeline.buckets import NONE
 from sishu.corpus.pipeline.plan import Plan
 from sishu.corpus.pipeline.split import split
@@ -74,7 +74,7 @@ def compare_passages(plan: Plan) -> None:
 def compare_signatures(plan: Plan) -> None:
     """Near duplicates; leaves the ids of their originals as `compare_texts` does."""
     clusters = Clusters(sum(len(plan.array("settled", b, "ids")) for b in range(plan.buckets)))
-    for band in range(BANDS):
+    for band in range(plan.settings.minhash.bands):
         clusters.join(
             numpy.concatenate([plan.array("settled", b, f"band{band}") for b in range(plan.buckets)])
         )

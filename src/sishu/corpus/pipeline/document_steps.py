@@ -14,6 +14,7 @@ from sishu.corpus.duplicates.passages import without_own_repeats
 from sishu.corpus.extract.html_to_text import html_to_text
 from sishu.corpus.extract.markup import TangledMarkup
 from sishu.corpus.judge import heuristics, language, quality
+from sishu.corpus.judge.limits import limits_with
 from sishu.corpus.judge.page_language import is_surely_foreign
 from sishu.corpus.judge.paragraphs import keep_languages
 from sishu.corpus.personal.scrub import scrub
@@ -49,6 +50,7 @@ class DocumentSteps:
     def __init__(self, settings: CleanSettings, funnel: Funnel, folder: Path) -> None:
         self._settings = settings
         self._material = material(settings, folder)
+        self._limits = limits_with(settings.limits)
         self._funnel = funnel
         self.scrubbed: Counter[str] = Counter()
         """Addresses and numbers replaced so far, by kind."""
@@ -165,7 +167,7 @@ class DocumentSteps:
         if len(text) < settings.min_characters:
             raise Rejected("too short")
         if settings.quality == "fineweb":
-            selected = heuristics.select(text, document.language)
+            selected = heuristics.select(text, document.language, self._limits)
             if selected.reason:
                 raise Rejected(selected.reason)
             return replace(document, text=selected.text)

@@ -13,7 +13,7 @@ from sishu.corpus.pipeline.document_steps import DocumentSteps
 from sishu.corpus.pipeline.funnel import Funnel
 from sishu.corpus.read.sources import list_inputs, read_input
 
-_AS_THEY_ARE = CleanSettings(quality="none", bad_words=False, min_characters=1)
+_AS_THEY_ARE = CleanSettings(quality="none", bad_words=False, min_characters=1, min_language_score=0)
 
 
 def examples_in(data: str, good: bool, report: Callable[[str], None]) -> Iterator[Example]:
