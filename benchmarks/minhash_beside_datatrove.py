@@ -40,7 +40,7 @@ def edited(text: str, rate: float, rng: random.Random) -> str:
 
 
 def jaccard(one: str, other: str) -> float:
-    a, b = (set(dedup._shingle_hashes(text, {}).tolist()) for text in (one, other))
+    a, b = (set(dedup._shingle_hashes(text, {}, dedup.FINEWEB.shingle).tolist()) for text in (one, other))
     return len(a & b) / len(a | b)
 
 
