@@ -250,6 +250,11 @@ def test_further_languages_are_judged_by_limits_of_their_own() -> None:
     assert select(GERMAN, "de", limits_with({"de": {"min_words": 1000}})).reason == "few words"
 
 
+def test_limits_are_by_language_and_not_by_script() -> None:
+    with pytest.raises(ValueError, match="'zh-Hans' is no code of a language"):
+        limits_with({"zh-Hans": {"min_words": 3}})
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [

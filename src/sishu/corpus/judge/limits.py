@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+_CODE = re.compile("[a-z]{2,3}")
 _Six = tuple[float, float, float, float, float, float]
 
 
@@ -98,10 +100,12 @@ def limits_with(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Limits]:
         changes: by ISO 639 code, values of `Limits` by name.
 
     Raises:
-        ValueError: no such limit, or a value of another kind.
+        ValueError: no such limit or language, or a value of another kind.
     """
     found = dict(BY_LANGUAGE)
     for code, values in changes.items():
+        if not _CODE.fullmatch(code):
+            raise ValueError(f"{code!r} is no code of a language, such as en or zh, without its script")
         for name in values:
             if name not in Limits.model_fields:
                 near = difflib.get_close_matches(name, Limits.model_fields, 1)
