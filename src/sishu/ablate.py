@@ -37,7 +37,7 @@ WITHOUT: dict[str, dict[str, Any]] = {
 }
 """The settings that leave a step out."""
 SMALL = {"model": {"depth": 2, "context_length": 256}, "train": {"steps": 300, "evaluate_every": 300}}
-"""The model, unless `pretrain.…` says otherwise: half a minute on two cores."""
+"""The model, unless `pretrain.…` says otherwise."""
 MIN_TEXT = 2000
 """Characters for training and for the examination below which a difference would say nothing."""
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
