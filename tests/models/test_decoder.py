@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def test_generating_with_a_cache_is_the_full_forward(tiny_decoder: Decoder, chun
     cache = tiny_decoder.new_cache(2, 30)
     ends = list(itertools.accumulate(chunks))
     parts = [
-        tiny_decoder(ids[:, a:b], torch.arange(a, b).expand(2, -1), cache)
+        tiny_decoder(ids[:, a:b], cache.layout(torch.arange(a, b).expand(2, -1)))
         for a, b in zip([0, *ends[:-1]], ends, strict=True)
     ]
     torch.testing.assert_close(torch.cat(parts, 1), whole, atol=2e-5, rtol=1e-4)
@@ -95,12 +96,12 @@ def test_rows_of_different_lengths_share_a_cache(tiny_decoder: Decoder) -> None:
     for row, length in enumerate(lengths.tolist()):
         prompts[row, :length] = ids[row, :length]
     cache = tiny_decoder.new_cache(3, 40)
-    first = tiny_decoder(prompts, torch.arange(25).expand(3, -1), cache)
+    first = tiny_decoder(prompts, cache.layout(torch.arange(25).expand(3, -1)))
     for row, length in enumerate(lengths.tolist()):
         torch.testing.assert_close(first[row, :length], alone[row][:length], atol=2e-5, rtol=1e-4)
     for step in range(15):
         at = lengths + step
-        logits = tiny_decoder(ids[torch.arange(3), at][:, None], at[:, None], cache)
+        logits = tiny_decoder(ids[torch.arange(3), at][:, None], cache.layout(at[:, None]))
         for row in range(3):
             torch.testing.assert_close(logits[row, 0], alone[row][at[row]], atol=2e-5, rtol=1e-4)
 
@@ -109,11 +110,13 @@ def test_rows_of_different_lengths_share_a_cache(tiny_decoder: Decoder) -> None:
 def test_the_context_can_be_filled_but_not_exceeded(tiny_decoder: Decoder) -> None:
     longest = tiny_decoder.config.context_length
     assert tiny_decoder(some_ids(1, longest)).shape == (1, longest, 320)
-    with pytest.raises((RuntimeError, IndexError)):
+    with pytest.raises(ValueError, match="exceed the context of 128"):
         tiny_decoder(some_ids(1, longest + 1))
-    cache = tiny_decoder.new_cache(1, longest + 1)
-    with pytest.raises((RuntimeError, IndexError)):
-        tiny_decoder(some_ids(1, 1), torch.tensor([[longest]]), cache)
+    with pytest.raises(ValueError, match="exceeds the context of 128"):
+        tiny_decoder.new_cache(1, longest + 1)
+    cache = tiny_decoder.new_cache(1, longest)
+    with pytest.raises(IndexError):
+        tiny_decoder(some_ids(1, 1), cache.layout(torch.tensor([[longest]])))
 
 
 @torch.no_grad()
@@ -128,3 +131,13 @@ def test_a_scorer_starts_from_the_decoder(tiny_decoder: Decoder) -> None:
     before = tiny_decoder.embedding.weight.clone()
     one.trunk.embedding.weight.add_(1.0)
     assert torch.equal(tiny_decoder.embedding.weight, before)
+
+
+@torch.no_grad()
+def test_a_scorer_of_an_untied_decoder_has_no_head(tiny_config: DecoderConfig) -> None:
+    decoder = Decoder(replace(tiny_config, tied=False))
+    scorer = Scorer(decoder.config)
+    scorer.start_from(decoder, seed=1)
+    assert scorer.trunk.head is None and scorer.config == decoder.config
+    ids = some_ids(1, 4)
+    assert torch.equal(scorer.trunk.hidden(ids), decoder.hidden(ids))

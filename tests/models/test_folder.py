@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,22 @@ def test_transformers_computes_our_scores(
         ours = scorer(ids)[torch.arange(3), torch.tensor([19, 11, 19])]
         assert (theirs(ids).logits.squeeze(-1) - ours).abs().max() < 1e-4
     again, _ = load_scorer(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(again(ids), scorer(ids))
+
+
+def test_a_reward_model_may_have_a_head_that_it_does_not_need(
+    tmp_path: Path, tiny_decoder: Decoder, tiny_tokenizer: Tokenizer
+) -> None:
+    """Reward models of untied decoders were once written with one."""
+    scorer = Scorer(replace(tiny_decoder.config, tied=False))
+    scorer.start_from(tiny_decoder, seed=3)
+    save_model(scorer, tiny_tokenizer, tmp_path)
+    path = tmp_path / "model.safetensors"
+    assert "lm_head.weight" not in load_file(path)
+    save_file(load_file(path) | {"lm_head.weight": torch.zeros(320, 32)}, path)
+    again, _ = load_scorer(tmp_path)
+    ids = torch.randint(6, 320, (2, 9), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert torch.equal(again(ids), scorer(ids))
 

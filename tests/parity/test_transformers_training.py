@@ -1,8 +1,10 @@
-"""One training step's loss and gradients equal those of transformers' Qwen3 on the same weights."""
+"""One training step's loss and gradients equal those of transformers on the same weights."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from sishu.batches.batch import IGNORED, Batch
 from sishu.models.decoder import Decoder, DecoderConfig
-from sishu.models.families import qwen3
+from sishu.models.families.decoders import DECODERS
 from sishu.models.folder import load_decoder, save_model
+from sishu.nn.rotary import RopeScaling
 from sishu.objectives.language import next_token
 from sishu.tokenizer.tokenizer import Tokenizer
 
@@ -29,14 +32,15 @@ def one_step(folder: Path, masked: bool) -> None:
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=0)
     loss.backward()
     expected.backward()
-    gradients = dict(theirs.named_parameters())
-    names = qwen3.weight_names(ours.config)
-    for name, weight in ours.named_parameters():
-        assert weight.grad is not None and gradients[names[name]].grad is not None
-        assert weight.grad.abs().max() > 1e-6, f"{name} learns nothing: this would compare zeros"
-        torch.testing.assert_close(
-            weight.grad, gradients[names[name]].grad, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
-        )
+    gradients = {name: weight.grad for name, weight in theirs.named_parameters()}
+    found = {name: weight.grad for name, weight in ours.named_parameters()}
+    for rule in DECODERS[ours.config.family].rules(ours.config):
+        for name, gradient in rule.to_theirs(found).items():
+            size = gradient.abs().max()
+            assert size > 1e-6, f"{name} learns nothing: this would compare zeros"
+            torch.testing.assert_close(
+                gradient, gradients[name], atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+            )
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -48,4 +52,38 @@ def test_untied_with_another_base(tmp_path: Path, tiny_tokenizer: Tokenizer) -> 
     torch.manual_seed(3)
     config = DecoderConfig(320, 24, 1, 3, 1, 8, 48, 64, rope_theta=500_000.0, norm_eps=1e-5, tied=False)
     save_model(Decoder(config), tiny_tokenizer, tmp_path)
+    one_step(tmp_path, masked=True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"family": "llama", "qk_norm": False, "rope_scaling": RopeScaling("llama3", 4.0, 16)},
+        {"family": "llama", "qk_norm": False, "rope_scaling": RopeScaling("yarn", 4.0, 16), "tied": False},
+        {"family": "mistral", "qk_norm": False, "window": 7},
+        {"family": "qwen2", "qk_norm": False, "attention_bias": True, "window": 9, "window_layers": (1,)},
+        {
+            "family": "gpt2",
+            "qk_norm": False,
+            "kv_heads": 4,
+            "norm": "layer",
+            "positions": "learned",
+            "attention_bias": True,
+            "output_bias": True,
+            "gated": False,
+            "activation": "gelu_tanh",
+            "mlp_bias": True,
+        },
+    ],
+    ids=lambda changes: changes["family"],
+)
+def test_other_families(
+    tmp_path: Path, tiny_config: DecoderConfig, tiny_tokenizer: Tokenizer, changes: dict[str, Any]
+) -> None:
+    torch.manual_seed(3)
+    decoder = Decoder(replace(tiny_config, **changes))
+    with torch.no_grad():
+        for weight in decoder.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    save_model(decoder, tiny_tokenizer, tmp_path)
     one_step(tmp_path, masked=True)

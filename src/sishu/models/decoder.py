@@ -1,72 +1,60 @@
-"""The decoder: a causal Transformer of the Qwen3 shape, and the same trunk with one number per token."""
+"""The decoder: a causal Transformer, whose shape says which family it is of, and the same trunk with one
+number per token."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sishu.nn.attention import Attention, LayerCache
-from sishu.nn.mlp import SwiGLU
-from sishu.nn.norm import RMSNorm
-from sishu.nn.rotary import rotary_table
+from sishu.models.decoder_config import DecoderConfig, Experts
+from sishu.nn.attention import Attention
+from sishu.nn.cache import StaticCache
+from sishu.nn.embedding import embedding
+from sishu.nn.experts import MixtureOfExperts
+from sishu.nn.layout import Layout
+from sishu.nn.mlp import MLP, SwiGLU
+from sishu.nn.norm import norm
+from sishu.nn.positions import sinusoids
+from sishu.nn.rotary import rotary_angles, rotary_frequencies
 
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """The shape of a decoder; every size in units of elements."""
-
-    vocabulary: int
-    width: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_width: int
-    hidden: int
-    context_length: int
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-6
-    tied: bool = True
-
-    def __post_init__(self) -> None:
-        for name, size in asdict(self).items():
-            if size is not self.tied and size <= 0:
-                raise ValueError(f"{name} must be positive, not {size}")
-        if self.heads % self.kv_heads:
-            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
-        if self.head_width % 2:
-            raise ValueError(f"head_width ({self.head_width}) must be even for rotary positions")
-
-    def parameters(self, embedding: bool = True) -> int:
-        """How many weights the decoder has, with or without its token embedding (and untied head)."""
-        attention = 2 * self.width * self.head_width * (self.heads + self.kv_heads)
-        block = attention + 3 * self.width * self.hidden + 2 * self.width + 2 * self.head_width
-        tables = self.vocabulary * self.width * (1 if self.tied else 2)
-        return self.layers * block + self.width + (tables if embedding else 0)
+__all__ = ["Decoder", "DecoderConfig", "Experts", "Scorer"]
 
 
 class Block(nn.Module):
     """Attention, then the network, each on a normalised input and added to the stream (pre-norm)."""
 
-    def __init__(self, c: DecoderConfig) -> None:
+    def __init__(self, c: DecoderConfig, layer: int) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(c.width, c.norm_eps)
-        self.attention = Attention(c.width, c.heads, c.kv_heads, c.head_width, c.norm_eps)
-        self.mlp_norm = RMSNorm(c.width, c.norm_eps)
-        self.mlp = SwiGLU(c.width, c.hidden)
+        self.layer = layer
+        self.attention_norm = norm(c.norm, c.width, c.norm_eps)
+        self.attention = Attention(
+            c.width,
+            c.heads,
+            c.kv_heads,
+            c.head_width,
+            c.norm_eps,
+            qk_norm=c.qk_norm,
+            bias=c.attention_bias,
+            output_bias=c.output_bias,
+            window=c.window_of(layer),
+            alibi=c.positions == "alibi",
+        )
+        self.mlp_norm = norm(c.norm, c.width, c.norm_eps)
+        self.mlp: nn.Module
+        if (e := c.experts) is not None and e.at(layer):
+            self.mlp = MixtureOfExperts(c.width, e.hidden, e.count, e.chosen, e.normalised, c.activation)
+        elif c.gated:
+            self.mlp = SwiGLU(c.width, c.hidden, c.activation, c.mlp_bias)
+        else:
+            self.mlp = MLP(c.width, c.hidden, c.activation, c.mlp_bias)
 
-    def forward(
-        self,
-        x_BTD: Tensor,
-        rotary: tuple[Tensor, Tensor],
-        positions_BT: Tensor | None,
-        cache: LayerCache | None,
-    ) -> Tensor:
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotary, positions_BT, cache)
+    def forward(self, x_BTD: Tensor, layout: Layout, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), self.layer, layout, rotary)
         return cast(Tensor, x_BTD + self.mlp(self.mlp_norm(x_BTD)))
 
 
@@ -75,14 +63,14 @@ class Decoder(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.config = config
-        self.embedding = nn.Embedding(config.vocabulary, config.width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = RMSNorm(config.width, config.norm_eps)
-        self.head = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
-        cos, sin = rotary_table(config.context_length, config.head_width, config.rope_theta)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        self.config = c = config
+        self.embedding = embedding(c.vocabulary, c.width)
+        self.position_embedding = embedding(c.context_length, c.width) if c.positions == "learned" else None
+        self.blocks = nn.ModuleList(Block(c, layer) for layer in range(c.layers))
+        self.norm = norm(c.norm, c.width, c.norm_eps)
+        self.head = None if c.tied else nn.Linear(c.width, c.vocabulary, bias=False)
+        # no buffer: it stays in float32 whatever the weights are turned into
+        self._frequencies = rotary_frequencies(c.head_width, c.rope_theta, c.rope_scaling)
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
@@ -91,55 +79,67 @@ class Decoder(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         for name, weight in self.named_parameters():
             if weight.ndim < 2:
-                weight.fill_(1.0)
-            elif name.endswith(("attention.output.weight", "mlp.down.weight")):
+                weight.fill_(0.0 if name.endswith("bias") else 1.0)
+            elif name.endswith(("attention.output.weight", "mlp.down.weight", "mlp.down")):
                 weight.zero_()
-            elif name == "embedding.weight":
+            elif "embedding" in name:
                 weight.copy_(0.02 * torch.randn(weight.shape, generator=generator))
             else:
-                bound = math.sqrt(3 / weight.shape[1])
+                bound = math.sqrt(3 / weight.shape[-1])
                 weight.copy_((2 * torch.rand(weight.shape, generator=generator) - 1) * bound)
 
-    def hidden(
-        self,
-        ids_BT: Tensor,
-        positions_BT: Tensor | None = None,
-        cache: list[LayerCache] | None = None,
-    ) -> Tensor:
-        """Normalised last states (B, T, D). Positions are absolute, 0 to T - 1 when not given; with a
-        cache they must be given (see `Attention`)."""
-        cos, sin = cast(Tensor, self.cos), cast(Tensor, self.sin)
-        if positions_BT is None:
-            rotary = cos[None, : ids_BT.shape[1]], sin[None, : ids_BT.shape[1]]
-        else:
-            rotary = cos[positions_BT], sin[positions_BT]
+    def rotary(self, positions_BT: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Cosines and sines (B, T, K/2) of these positions, where the family turns queries and keys."""
+        c = self.config
+        if c.positions != "rotary":
+            return None
+        if self._frequencies.device != positions_BT.device:
+            self._frequencies = self._frequencies.to(positions_BT.device)
+        frequencies, scaling = self._frequencies, c.rope_scaling
+        if scaling is not None and scaling.kind == "dynamic":
+            length = int(positions_BT.max()) + 1
+            frequencies = rotary_frequencies(c.head_width, c.rope_theta, scaling, length).to(
+                frequencies.device
+            )
+        return rotary_angles(positions_BT, frequencies, scaling.grown() if scaling else 1.0)
+
+    def hidden(self, ids_BT: Tensor, layout: Layout | None = None) -> Tensor:
+        """Normalised last states (B, T, D); causal over the ids, at positions 0 to T - 1, where no layout
+        says otherwise."""
+        c = self.config
+        if layout is None:
+            if ids_BT.shape[1] > c.context_length:
+                raise ValueError(f"{ids_BT.shape[1]} tokens exceed the context of {c.context_length}")
+            layout = Layout.plain(ids_BT.shape[1], ids_BT.device)
         x_BTD = self.embedding(ids_BT)
-        for i, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, rotary, positions_BT, cache[i] if cache else None)
+        if self.position_embedding is not None:
+            x_BTD = x_BTD + self.position_embedding(layout.positions_BT.clamp(min=0))
+        elif c.positions == "sinusoidal":
+            x_BTD = x_BTD + sinusoids(layout.positions_BT, c.width).to(x_BTD.dtype)
+        rotary = self.rotary(layout.positions_BT)
+        for block in self.blocks:
+            x_BTD = block(x_BTD, layout, rotary)
         return cast(Tensor, self.norm(x_BTD))
 
     def logits(self, x_BTD: Tensor) -> Tensor:
         """States (…, D) -> logits (…, V)."""
-        weight = self.embedding.weight if self.head is None else self.head.weight
-        return F.linear(x_BTD, weight)
+        if self.head is None:
+            return F.linear(x_BTD, self.embedding.weight)
+        return cast(Tensor, self.head(x_BTD))
 
-    def forward(
-        self,
-        ids_BT: Tensor,
-        positions_BT: Tensor | None = None,
-        cache: list[LayerCache] | None = None,
-    ) -> Tensor:
-        return self.logits(self.hidden(ids_BT, positions_BT, cache))
+    def forward(self, ids_BT: Tensor, layout: Layout | None = None) -> Tensor:
+        return self.logits(self.hidden(ids_BT, layout))
 
-    def new_cache(self, batch: int, length: int) -> list[LayerCache]:
-        """An empty cache for `batch` rows of up to `length` positions, on the model's device."""
+    def new_cache(self, batch: int, length: int, dtype: torch.dtype | None = None) -> StaticCache:
+        """An empty cache for `batch` rows of up to `length` positions, on the model's device; in the
+        precision of its weights unless another is asked for."""
         c = self.config
-        shape = (batch, c.kv_heads, length, c.head_width)
-        device = self.embedding.weight.device
-        return [
-            LayerCache(torch.zeros(shape, device=device), torch.zeros(shape, device=device))
-            for _ in range(c.layers)
-        ]
+        if length > c.context_length:
+            raise ValueError(f"a cache of {length} positions exceeds the context of {c.context_length}")
+        like = self.embedding.weight
+        return StaticCache.empty(
+            c.layers, batch, c.kv_heads, length, c.head_width, like.device, dtype or like.dtype
+        )
 
 
 class Scorer(nn.Module):
@@ -148,13 +148,14 @@ class Scorer(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.trunk = Decoder(config)
+        self.trunk = Decoder(replace(config, tied=True))  # which has no head of its own
         self.score = nn.Linear(config.width, 1, bias=False)
 
     @torch.no_grad()
     def start_from(self, decoder: Decoder, seed: int) -> None:
         """Take the decoder's weights; the new head is N(0, 1/√(D + 1)) (Stiennon et al. 2020)."""
-        self.trunk.load_state_dict(decoder.state_dict())
+        own = self.trunk.state_dict()
+        self.trunk.load_state_dict({n: w for n, w in decoder.state_dict().items() if n in own})
         generator = torch.Generator().manual_seed(seed)
         shape, deviation = self.score.weight.shape, (self.config.width + 1) ** -0.5
         self.score.weight.copy_(torch.randn(shape, generator=generator) * deviation)

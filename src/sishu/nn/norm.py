@@ -1,10 +1,15 @@
-"""Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+"""Normalisation of a vector's size: RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467) and LayerNorm (Ba et
+al. 2016, arXiv:1607.06450)."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Norm = Literal["rms", "layer"]
 
 
 class RMSNorm(nn.Module):
@@ -17,3 +22,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
+
+
+def norm(kind: Norm, width: int, eps: float) -> nn.Module:
+    """A normalisation of this kind; LayerNorm has a bias."""
+    return RMSNorm(width, eps) if kind == "rms" else nn.LayerNorm(width, eps)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from sishu.models.decoder import DecoderConfig
-from sishu.nn.attention import LONGEST_PLAIN
+from sishu.nn.layout import LONGEST_PLAIN
 from sishu.stages.reward import RANKS
 from sishu.train.trainer import TrainSettings
 

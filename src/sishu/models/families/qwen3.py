@@ -1,76 +1,99 @@
-"""The Qwen3 family (Qwen Team 2025, arXiv:2505.09388): the default shape for models trained from scratch."""
+"""The Qwen3 family (Qwen Team 2025, arXiv:2505.09388): normalised queries and keys; the default shape for
+models trained from scratch. Its mixtures of experts are of the same family."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sishu.models.decoder import DecoderConfig
-
-MODEL_TYPE = "qwen3"
-CAUSAL, SEQUENCE = "Qwen3ForCausalLM", "Qwen3ForSequenceClassification"
-
-BLOCK_NAMES = {
-    "attention_norm.weight": "input_layernorm.weight",
-    "attention.query.weight": "self_attn.q_proj.weight",
-    "attention.key.weight": "self_attn.k_proj.weight",
-    "attention.value.weight": "self_attn.v_proj.weight",
-    "attention.output.weight": "self_attn.o_proj.weight",
-    "attention.query_norm.weight": "self_attn.q_norm.weight",
-    "attention.key_norm.weight": "self_attn.k_norm.weight",
-    "mlp_norm.weight": "post_attention_layernorm.weight",
-    "mlp.gate.weight": "mlp.gate_proj.weight",
-    "mlp.up.weight": "mlp.up_proj.weight",
-    "mlp.down.weight": "mlp.down_proj.weight",
-}
+from sishu.models.decoder import DecoderConfig, Experts
+from sishu.models.families import llama
+from sishu.models.families.family import Family, Fields, Rule, same
 
 
-def weight_names(config: DecoderConfig) -> dict[str, str]:
-    """Our decoder's parameter names -> the names in a published file."""
-    names = {"embedding.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}
-    if not config.tied:
-        names["head.weight"] = "lm_head.weight"
-    for i in range(config.layers):
-        for ours, theirs in BLOCK_NAMES.items():
-            names[f"blocks.{i}.{ours}"] = f"model.layers.{i}.{theirs}"
-    return names
+def _shape(fields: Fields, family: str, **more: Any) -> DecoderConfig:
+    bias = bool(fields.get("attention_bias", False))
+    return llama.read_shape(
+        fields,
+        family,
+        qk_norm=True,
+        attention_bias=bias,
+        output_bias=bias,
+        **more,
+    )
 
 
-def to_published(config: DecoderConfig) -> dict[str, Any]:
-    """Our shape as the fields of a published `config.json`."""
-    return {
-        "model_type": MODEL_TYPE,
-        "vocab_size": config.vocabulary,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_width,
-        "intermediate_size": config.hidden,
-        "max_position_embeddings": config.context_length,
-        "rope_theta": config.rope_theta,
-        "rms_norm_eps": config.norm_eps,
-        "tie_word_embeddings": config.tied,
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "hidden_act": "silu",
-        "use_sliding_window": False,
-        "initializer_range": 0.02,
+def _from_published(fields: Fields) -> DecoderConfig:
+    # its heads are of a width of their own, unlike other families', where a missing one can be worked out
+    fields = fields | {"head_dim": fields["head_dim"]}
+    return _shape(fields, "qwen3", **llama.read_windows(fields))
+
+
+def _to_published(c: DecoderConfig) -> Fields:
+    return llama.write_shape(c, {"attention_bias": c.attention_bias}, llama.write_windows(c))
+
+
+QWEN3 = Family(
+    "qwen3",
+    "Qwen3ForCausalLM",
+    "Qwen3ForSequenceClassification",
+    llama.rules,
+    _from_published,
+    _to_published,
+)
+
+
+def _moe_rules(c: DecoderConfig) -> list[Rule]:
+    e = c.experts
+    assert e is not None
+
+    def experts(i: int) -> list[Rule]:
+        ours, theirs = f"blocks.{i}.mlp.", f"model.layers.{i}.mlp."
+        names = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+        return same({"router.weight": "gate.weight"}, ours, theirs) + [
+            Rule((ours + a,), tuple(f"{theirs}experts.{n}.{b}.weight" for n in range(e.count)))
+            for a, b in names.items()
+        ]
+
+    return llama.trunk_rules(c) + llama.block_rules(c, experts)
+
+
+def _moe_from_published(fields: Fields) -> DecoderConfig:
+    dense, step = fields.get("mlp_only_layers") or [], fields.get("decoder_sparse_step", 1)
+    count = fields["num_experts"] if "num_experts" in fields else fields["num_local_experts"]
+    layers = llama.layers_of(fields)
+    chosen = tuple(i for i in layers if i not in dense and count > 0 and (i + 1) % step == 0)
+    experts = Experts(
+        count=count,
+        chosen=fields["num_experts_per_tok"],
+        hidden=fields["moe_intermediate_size"],
+        normalised=bool(fields.get("norm_topk_prob", False)),
+        layers=None if len(chosen) == len(layers) else chosen,
+    )
+    window = fields.get("sliding_window") if fields.get("use_sliding_window") else None
+    return _shape(fields, "qwen3_moe", experts=experts, window=window)
+
+
+def _moe_to_published(c: DecoderConfig) -> Fields:
+    e = c.experts
+    if e is None:
+        raise ValueError("a Qwen3 of the MoE kind has experts")
+    return llama.write_shape(c, {"attention_bias": c.attention_bias}) | {
+        "use_sliding_window": c.window is not None,
+        "sliding_window": c.window,
+        "num_experts": e.count,
+        "num_experts_per_tok": e.chosen,
+        "moe_intermediate_size": e.hidden,
+        "norm_topk_prob": e.normalised,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [i for i in range(c.layers) if not e.at(i)],
     }
 
 
-def from_published(fields: dict[str, Any]) -> DecoderConfig:
-    """A published `config.json` as our shape; raises KeyError naming a field that is missing."""
-    rope = fields.get("rope_parameters") or {}
-    return DecoderConfig(
-        vocabulary=fields["vocab_size"],
-        width=fields["hidden_size"],
-        layers=fields["num_hidden_layers"],
-        heads=fields["num_attention_heads"],
-        kv_heads=fields["num_key_value_heads"],
-        head_width=fields["head_dim"],
-        hidden=fields["intermediate_size"],
-        context_length=fields["max_position_embeddings"],
-        rope_theta=rope.get("rope_theta", fields.get("rope_theta", 10_000.0)),
-        norm_eps=fields["rms_norm_eps"],
-        tied=fields["tie_word_embeddings"],
-    )
+QWEN3_MOE = Family(
+    "qwen3_moe",
+    "Qwen3MoeForCausalLM",
+    "Qwen3MoeForSequenceClassification",
+    _moe_rules,
+    _moe_from_published,
+    _moe_to_published,
+)
