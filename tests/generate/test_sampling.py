@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -106,3 +109,61 @@ def test_the_generator_decides() -> None:
 
 def test_half_precision_is_sampled_in_float32() -> None:
     assert adjust(logits(2).bfloat16(), Sampling(temperature=0.7)).dtype == torch.float32
+
+
+def test_the_first_fields_stand_where_they_stood() -> None:
+    """Training builds them by place and by these defaults."""
+    names = [field.name for field in fields(Sampling)][:8]
+    assert names == [
+        "max_tokens",
+        "temperature",
+        "top_k",
+        "top_p",
+        "repetition_penalty",
+        "seed",
+        "stop",
+        "min_p",
+    ]
+    s = Sampling()
+    assert (s.max_tokens, s.temperature, s.top_k, s.top_p, s.repetition_penalty) == (256, 1.0, 0, 1.0, 1.0)
+    assert (s.seed, s.stop, s.guide, s.log_probs, s.prompt_log_probs) == (None, (), None, None, None)
+    assert (s.min_p, s.presence_penalty, s.frequency_penalty, s.logit_bias, s.stop_ids) == (0, 0, 0, (), ())
+    assert (s.ignore_end, s.min_tokens, s.n) == (False, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"temperature": -0.1}, "temperature is -0.1; it must be from 0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"top_p": 0.0}, "top_p is 0.0; it must be above 0 and at most 1"),
+        ({"top_p": 1.01}, "top_p"),
+        ({"top_k": -1}, "top_k is -1; it must be 0 or more"),
+        ({"min_p": 1.5}, "min_p is 1.5; it must be from 0 to 1"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty"),
+        ({"presence_penalty": 2.5}, "presence_penalty is 2.5; it must be from -2 to 2"),
+        ({"frequency_penalty": -3}, "frequency_penalty"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"n": 0}, "n is 0; it must be 1 or more"),
+        ({"log_probs": -1}, "log_probs"),
+        ({"prompt_log_probs": -1}, "prompt_log_probs"),
+        ({"logit_bias": ((1, 101.0),)}, "gives token 1 the bias 101.0"),
+        ({"logit_bias": ((1, float("nan")),)}, "the bias nan"),
+        ({"logit_bias": ((-1, 1.0),)}, "token -1"),
+        ({"stop_ids": (4, -2)}, "stop_ids holds -2"),
+        ({"stop": ("a", "")}, "empty string"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Sampling(**wrong)
+
+
+def test_tokens_that_the_model_lacks_are_refused() -> None:
+    Sampling(logit_bias=((49, 1.0),), stop_ids=(49,)).check(50)
+    with pytest.raises(ValueError, match="logit_bias names token 50; the last token is 49"):
+        Sampling(logit_bias=((50, 1.0),)).check(50)
+    with pytest.raises(ValueError, match="stop_ids names token 77"):
+        Sampling(stop_ids=(3, 77)).check(50)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from sishu.generate.sampling import Sampling, choose
+from sishu.generate.stops import possible_start, stopped_at
 from sishu.models.decoder import Decoder
-from sishu.models.folder import load_decoder
-from sishu.nn.attention import LayerCache
+from sishu.models.open import open_decoder
+from sishu.nn.cache import StaticCache
 from sishu.nn.device import best_device
 from sishu.tokenizer.tokenizer import Tokenizer
 
@@ -45,12 +46,13 @@ class Engine:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.context_length = model.config.context_length
-        self.stop_ids = frozenset((tokenizer.end, tokenizer.bos, tokenizer.pad))
+        self.stop_ids = tokenizer.stop_ids
 
     @classmethod
-    def load(cls, folder: Path) -> Engine:
-        """Open a model folder on the best device; raises UserError when it is missing or broken."""
-        model, tokenizer = load_decoder(folder)
+    def load(cls, path: Path) -> Engine:
+        """Open a model's folder or GGUF file on the best device; raises UserError when it is missing or
+        broken."""
+        model, tokenizer = open_decoder(path)
         return cls(model.to(best_device()), tokenizer)
 
     def complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
@@ -64,14 +66,14 @@ class Engine:
             ids[row].append(token)
             if sampling.stop:
                 texts[row] += decoders[row].push(token)
-                if _stopped_at(texts[row], sampling.stop) is not None:
+                if stopped_at(texts[row], sampling.stop) is not None:
                     stopped.add(row)
         return [self._complete_one(row, sampling) for row in ids]
 
     def _complete_one(self, ids: list[int], sampling: Sampling) -> Completion:
         ended = bool(ids) and ids[-1] in self.stop_ids
         text = self.tokenizer.decode(ids)
-        at = _stopped_at(text, sampling.stop)
+        at = stopped_at(text, sampling.stop)
         if at is not None:
             return Completion(text[:at], ids, "stop")
         return Completion(text, ids, "stop" if ended else "length")
@@ -88,11 +90,11 @@ class Engine:
                 return
             held += decoder.push(token)
             ids.append(token)
-            at = _stopped_at(held, sampling.stop)
+            at = stopped_at(held, sampling.stop)
             if at is not None:
                 yield Piece(held[:at], ids, "stop")
                 return
-            free = len(held) - _possible_start(held, sampling.stop)
+            free = len(held) - possible_start(held, sampling.stop)
             if free:
                 yield Piece(held[:free], ids)
                 held, ids = held[free:], []
@@ -146,13 +148,13 @@ class Engine:
                 kept = torch.tensor([i for i, row in enumerate(rows) if alive[row]], device=device)
                 rows = [row for row in rows if alive[row]]
                 token_B, lengths_B = token_B[kept], lengths_B[kept]
-                cache = [LayerCache(layer.keys[kept], layer.values[kept]) for layer in cache]
+                cache = cache.rows(kept)
                 seen_BV = None if seen_BV is None else seen_BV[kept]
             position_B1 = lengths_B.clamp(max=length - 1)[:, None]
-            last_BD = self.model.hidden(token_B[:, None], position_B1, cache)[:, 0]
+            last_BD = self.model.hidden(token_B[:, None], cache.layout(position_B1))[:, 0]
             lengths_B = lengths_B + torch.tensor([alive[row] for row in rows], device=device)
 
-    def _read(self, prompts: Sequence[Sequence[int]], length: int) -> tuple[Tensor, list[LayerCache]]:
+    def _read(self, prompts: Sequence[Sequence[int]], length: int) -> tuple[Tensor, StaticCache]:
         """What each prompt ends in, (B, D), and a cache of `length` that holds it. A prompt that is asked
         more than once is read once."""
         device = self.model.embedding.weight.device
@@ -163,27 +165,9 @@ class Engine:
             ids_UT[row, : len(prompt)] = torch.tensor(prompt)
         cache = self.model.new_cache(U, length)
         positions_UT = torch.arange(longest, device=device).expand(U, -1)
-        x_UTD = self.model.hidden(ids_UT.to(device), positions_UT, cache)
+        x_UTD = self.model.hidden(ids_UT.to(device), cache.layout(positions_UT))
         of_B = torch.tensor([different[tuple(prompt)] for prompt in prompts], device=device)
         last_BD = x_UTD[of_B, torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)]
         if len(prompts) > U:
-            cache = [LayerCache(layer.keys[of_B], layer.values[of_B]) for layer in cache]
+            cache = cache.rows(of_B)
         return last_BD, cache
-
-
-def _stopped_at(text: str, stops: tuple[str, ...]) -> int | None:
-    """Where the stop string begins that is complete first, so that the answer does not depend on how its
-    text was cut into pieces; the longer of two that end together."""
-    found = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
-    return min(found)[1] if found else None
-
-
-def _possible_start(text: str, stops: tuple[str, ...]) -> int:
-    """How many of the last characters might be the beginning of a stop string."""
-    best = 0
-    for stop in stops:
-        for size in range(min(len(stop) - 1, len(text)), best, -1):
-            if text.endswith(stop[:size]):
-                best = size
-                break
-    return best
