@@ -19,12 +19,13 @@ from sishu.report import report as report_stage
 from sishu.run import Input, Run, check_external, external_input, stage_key
 from sishu.stages import corpus as corpus_stage
 from sishu.stages import crawl as crawl_stage
+from sishu.stages import lengthen as lengthen_stage
 from sishu.stages import ppo as ppo_stage
 from sishu.stages import pretrain as pretrain_stage
 from sishu.stages import reward as reward_stage
 from sishu.stages import sft as sft_stage
 from sishu.stages import tokenizer as tokenizer_stage
-from sishu.stages.stage import Stage
+from sishu.stages.stage import Need, Stage
 
 STAGES: dict[str, Stage] = {
     module.STAGE.name: module.STAGE
@@ -33,6 +34,7 @@ STAGES: dict[str, Stage] = {
         corpus_stage,
         tokenizer_stage,
         pretrain_stage,
+        lengthen_stage,
         sft_stage,
         reward_stage,
         ppo_stage,
@@ -40,6 +42,10 @@ STAGES: dict[str, Stage] = {
         report_stage,
     )
 }
+ASKED_FOR = ("lengthen",)
+"""Stages that only a recipe which names them walks."""
+USUAL = [name for name in STAGES if name not in ASKED_FOR]
+"""The stages of a recipe that does not say which."""
 RECIPE_FILE = "recipe.yaml"
 
 
@@ -50,7 +56,7 @@ class Recipe(Section):
     """Names the run's folder under `runs/` and the served models."""
     seed: int = 1
     """Everything random follows from it."""
-    stages: list[str] = list(STAGES)
+    stages: list[str] = USUAL
     """The stages to walk, in the road's order."""
     price_per_hour: float | None = Field(None, ge=0)
     """What an hour of this machine costs, in any currency, for the report."""
@@ -58,6 +64,7 @@ class Recipe(Section):
     corpus: corpus_stage.CorpusSettings = corpus_stage.CorpusSettings()
     tokenizer: tokenizer_stage.TokenizerSettings = tokenizer_stage.TokenizerSettings()
     pretrain: pretrain_stage.PretrainSettings = pretrain_stage.PretrainSettings()
+    lengthen: lengthen_stage.LengthenSettings = lengthen_stage.LengthenSettings()
     sft: sft_stage.SftSettings = sft_stage.SftSettings()
     reward: reward_stage.RewardSettings = reward_stage.RewardSettings()
     ppo: ppo_stage.PpoSettings = ppo_stage.PpoSettings()
@@ -123,7 +130,7 @@ def stage_overrides(stage: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         # `sishu ppo reward=FOLDER` is ppo's own setting, `sishu ppo reward.prompts=9` the reward stage's
         mine = key not in general or (key in fields and not isinstance(value, Mapping))
         (own if mine else result)[key] = value
-    if stage in ("tokenizer", "pretrain") and "data" in own:
+    if stage in ("tokenizer", "pretrain", "lengthen") and "data" in own:
         result = merge(result, {"corpus": {"data": own.pop("data")}})
     return merge(result, {stage: own}) if own else result
 
@@ -142,8 +149,15 @@ def needed(stage: str, recipe: Recipe, run: Run) -> list[str]:
         for need in STAGES[name].needs:
             wanted = not need.optional or run.manifest(need.stage) is not None
             if need.name not in met and wanted:
-                waiting.append(need.stage)
+                waiting.append(source_of(need, name, recipe))
     return [name for name in STAGES if name in found]
+
+
+def source_of(need: Need, stage: str, recipe: Recipe) -> str:
+    """The stage that meets a need of `stage`: the model with the longer context takes the place of the
+    pretrained one, for the stages behind it, where the recipe names `lengthen`."""
+    longer = "lengthen" in recipe.stages and stage != "lengthen"
+    return "lengthen" if longer and (need.stage, need.path) == ("pretrain", "model") else need.stage
 
 
 def walk(recipe: Recipe, folder: Path, stages: Sequence[str]) -> Run:
@@ -192,9 +206,10 @@ def _do(stage: Stage, recipe: Recipe, run: Run, walked: Sequence[str]) -> None:
 def _inputs(stage: Stage, recipe: Recipe, run: Run, walked: Sequence[str]) -> dict[str, Input]:
     found = {name: external_input(path) for name, path in outside(stage, getattr(recipe, stage.name)).items()}
     for need in stage.needs:
-        made = need.stage in walked and run.manifest(need.stage) is not None
+        source = source_of(need, stage.name, recipe)
+        made = source in walked and run.manifest(source) is not None
         if need.name not in found and (made or not need.optional):
-            found[need.name] = run.input_from(need.stage, need.path)
+            found[need.name] = run.input_from(source, need.path)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sishu.batches.tokens import Windows, read_documents, read_tokens, write_tokens
+from sishu.batches.tokens import Windows, document_start, read_documents, read_tokens, write_tokens
+from sishu.console import UserError
 from sishu.tokenizer.tokenizer import Tokenizer
 
 TEXTS = ["The school opens.", "", "学而时习之 🙂", "<|bos|> is text here\n" * 5]
@@ -20,7 +22,7 @@ TEXTS = ["The school opens.", "", "学而时习之 🙂", "<|bos|> is text here\
 class Wide:
     """A tokenizer whose vocabulary does not fit 16 bits, with ids at its far end."""
 
-    vocabulary_size, bos = 70_000, 69_999
+    vocabulary_size, bos, bos_id = 70_000, 69_999, 69_999
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [[69_000 + b for b in text.encode()] for text in texts]
@@ -38,6 +40,19 @@ def test_round_trip(tmp_path: Path, tiny_tokenizer: Tokenizer, wide: bool) -> No
     assert path.stat().st_size == count * (4 if wide else 2)
     documents = read_documents(path, tokenizer.vocabulary_size)
     assert [d.tolist() for d in documents] == expected
+
+
+def test_without_a_token_that_begins_a_text_documents_begin_with_the_end_of_the_last(
+    tmp_path: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    foreign = copy.copy(tiny_tokenizer)
+    foreign.bos_id = None
+    write_tokens(TEXTS[:2], foreign, tmp_path / "train.bin")
+    documents = read_documents(tmp_path / "train.bin", foreign.vocabulary_size)
+    assert [d.tolist()[0] for d in documents] == [foreign.end, foreign.end]
+    foreign.end_id = None
+    with pytest.raises(UserError, match="no token that ends a text"):
+        document_start(foreign)
 
 
 @given(count=st.integers(1, 60), context=st.integers(1, 12), batch=st.integers(1, 5), micro=st.integers(1, 6))

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.parquet
 
 from sishu.corpus.read.warc import read_pages
-from sishu.road import STAGES
+from sishu.road import USUAL
 
 SEED = 20
 KILLS = 10
@@ -43,7 +43,7 @@ def test_ten_kills_change_nothing(tmp_path: Path, sishu: Any) -> None:
     sishu.folder = tmp_path / "calm"
     sishu.good(*ROAD)
     calm, stormy = tmp_path / "calm" / "run", tmp_path / "stormy" / "run"
-    durations = {name: manifest(calm, name)["seconds"] for name in STAGES}
+    durations = {name: manifest(calm, name)["seconds"] for name in USUAL}
     lengths = {name: len(figures(calm, name)) for name in TRAINING}
 
     sishu.folder = tmp_path / "stormy"
@@ -92,7 +92,7 @@ def kill_in(
 
     Returns the stage that was under way, or BETWEEN; None if the road came to its end before.
     """
-    names = list(STAGES)
+    names = USUAL
     left = [n for n in names[names.index(stage) :] if not (run / n / "manifest.json").exists()]
     before = {name: begun(run / name) for name in left}
     child: subprocess.Popen[str] = sishu.start(*ROAD)
@@ -115,7 +115,7 @@ def kill_in(
             return None
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
-            return next((name for name in STAGES if begun(run / name) is not None), BETWEEN)
+            return next((name for name in USUAL if begun(run / name) is not None), BETWEEN)
     finally:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)

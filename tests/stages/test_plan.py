@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import pytest
 import torch
 
 from sishu import cli
+from sishu.models.decoder import Decoder
 from sishu.road import load_recipe
 from sishu.run import Run
 from sishu.stages.devices import DEVICES
 from sishu.stages.facts import Facts, gather_facts
 from sishu.stages.forecast import plan_stages
-from sishu.stages.plan import show_plan
+from sishu.stages.plan import serving, show_plan
 from sishu.stages.shape import ModelSettings, derive_shape
+from sishu.stages.units import si
 from sishu.tokenizer.train import train_bpe
 
 
@@ -36,6 +39,18 @@ def test_a_device_that_is_too_small_says_so(
     _, stages = plan_stages(deep, Facts())
     fits = [d.fits(stages[0]) for d in DEVICES]
     assert fits[0] is False and fits == sorted(fits)
+
+
+def test_serving_is_told_by_the_size_of_a_real_cache() -> None:
+    c, _ = derive_shape(ModelSettings(depth=2, context_length=64), 300)
+    cache = Decoder(c).new_cache(1, 64)
+    size = sum(t[:, :, 1:].numel() * 4 for t in (*cache.keys, *cache.values))
+    told = serving(c, DEVICES[0])
+    assert f"of 64 tokens take {si(size)} bytes in float32, {si(size / 2)} in bfloat16" in told
+    room = int((0.9 * 8e9 - 4 * c.parameters()) // size)
+    assert f"; 2-core CPU has room for {room:,} such texts beside the weights." in told
+    tiny = replace(DEVICES[0], memory=1e3)
+    assert "room for" not in serving(c, tiny)
 
 
 def write_manifest(folder: Path, figures: dict[str, Any], seconds: float) -> None:

@@ -20,16 +20,22 @@ TEXTS_AT_ONCE = 1000
 """Texts encoded together."""
 
 
+def document_start(tokenizer: Tokenizer) -> int:
+    """The token before each document: the one that begins a text, or, where a foreign tokenizer has none, the
+    one that ends the text before. Raises UserError where it has neither."""
+    return tokenizer.end if tokenizer.bos_id is None else tokenizer.bos_id
+
+
 def write_tokens(texts: Iterable[str], tokenizer: Tokenizer, path: Path) -> int:
     """Write `<bos> text <bos> text …` as flat little-endian uint16 (uint32 above 65,536 tokens) at `path`
-    and the documents' ends as uint64 beside it (`.ends`). Returns the number of tokens. Texts are taken a
-    few at a time, so that only the ends are held in memory."""
+    and the documents' ends as uint64 beside it (`.ends`); `<bos>` is what `document_start` says. Returns the
+    number of tokens. Texts are taken a few at a time, so that only the ends are held in memory."""
     kind = "<u2" if tokenizer.vocabulary_size <= 2**16 else "<u4"
-    ends, total = [], 0
+    ends, total, start = [], 0, document_start(tokenizer)
     waiting = iter(texts)
     with whole(path) as unfinished, unfinished.open("wb") as file:
         while some := list(islice(waiting, TEXTS_AT_ONCE)):
-            rows = [[tokenizer.bos, *ids] for ids in tokenizer.encode_batch(some)]
+            rows = [[start, *ids] for ids in tokenizer.encode_batch(some)]
             np.fromiter((i for row in rows for i in row), dtype=kind).tofile(file)
             for row in rows:
                 total += len(row)

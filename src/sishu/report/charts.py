@@ -1,4 +1,4 @@
-"""Inline SVG charts for a printed page: line charts and horizontal bars, styled by report.css.
+"""Inline SVG charts for a printed page: line charts, horizontal bars, heat maps, styled by report.css.
 
 Lines are labelled at their end and told apart by dash as well as colour, so that a black-and-white
 print can be read. Colours come from CSS classes only, so one drawing serves light and dark.
@@ -74,8 +74,10 @@ def line_chart(
     levels: Sequence[Level] = (),
     seconds: Sequence[Point] = (),
     settling: bool = False,
+    along: str = "step",
 ) -> Markup:
-    """An SVG of `lines` against the training step; empty when no line has a usable point.
+    """An SVG of `lines` against the training step, or what `along` names; empty when no line has a usable
+    point.
 
     ident: makes ids unique on the page; [a-z0-9-] only.
     unit: what the vertical axis measures, set above it.
@@ -106,7 +108,7 @@ def line_chart(
     ends += [(str(level), level.value, "end level") for level in levels]
 
     left = max((text_width(label, _TEXT) for label in y_labels), default=0) + 10
-    left = max(left, _AXIS_NAMES)
+    left = max(left, _AXIS_NAMES, text_width(along, _TEXT) + 14)
     right = max(text_width(label, _TEXT) for label, _, _ in ends) + 14
     top, bottom = (26.0 if unit else 10.0), (46.0 if seconds else 30.0)
     plot_right, plot_bottom = max(width - right, left + 60), height - bottom
@@ -118,7 +120,7 @@ def line_chart(
     def at_y(y: float) -> float:
         return plot_bottom - (y - low) / (high - low) * (plot_bottom - top)
 
-    svg = [_opening(ident, title, _line_words(drawn, levels), width, height)]
+    svg = [_opening(ident, title, _line_words(drawn, levels, along), width, height)]
     svg.append(
         f'<clipPath id="{ident}-clip"><rect x="{left:.1f}" y="{top - 2:.1f}" '
         f'width="{plot_right - left + 4:.1f}" height="{plot_bottom - top + 4:.1f}"/></clipPath>'
@@ -146,7 +148,7 @@ def line_chart(
                     "tick middle faint",
                 )
             )
-    svg.append(_text(0, plot_bottom + 17, "step", "tick"))
+    svg.append(_text(0, plot_bottom + 17, along, "tick"))
     if seconds:
         svg.append(_text(0, plot_bottom + 32, "time", "tick faint"))
     for level in levels:
@@ -223,6 +225,49 @@ def bar_chart(
     return Markup("".join(svg))  # every foreign string went through _text or _opening
 
 
+def heat_map(
+    ident: str,
+    title: str,
+    rows: Sequence[tuple[str, Sequence[float | None]]],
+    columns: Sequence[str],
+    *,
+    width: int,
+    words: Callable[[float], str] = number_words,
+) -> Markup:
+    """An SVG of cells from 0 (paper) to 1 (ink), each with its value; empty when there are none.
+
+    rows: what each row is called, and its values, one for each column; None leaves a cell out.
+    """
+    if not rows or not columns:
+        return Markup("")
+    left = max(text_width(name, _TEXT) for name, _ in rows) + 10
+    across, down, top = max((width - left) / len(columns), 30.0), 30.0, 22.0
+    told = "; ".join(
+        f"{name}, {column}: {words(value)}"
+        for name, values in rows
+        for column, value in zip(columns, values, strict=True)
+        if value is not None
+    )
+    svg = [_opening(ident, title, told + ".", width, top + down * len(rows) + 2)]
+    for index, column in enumerate(columns):
+        svg.append(_text(left + (index + 0.5) * across, top - 8, column, "tick middle"))
+    for line, (name, values) in enumerate(rows):
+        y = top + line * down
+        svg.append(_text(left - 8, y + down / 2 + 4, name, "label right"))
+        for index, value in enumerate(values):
+            if value is None or not usable(value):
+                continue
+            x, share = left + index * across, min(max(value, 0.0), 1.0)
+            svg.append(
+                f'<rect class="heat" x="{x + 1:.1f}" y="{y + 1:.1f}" width="{across - 2:.1f}" '
+                f'height="{down - 2:.1f}" fill-opacity="{share:.2f}"/>'
+            )
+            style = "middle over-heat" if share > 0.55 else "middle"
+            svg.append(_text(x + across / 2, y + down / 2 + 4, words(value), style))
+    svg.append("</svg>")
+    return Markup("".join(svg))  # every foreign string went through _text or _opening
+
+
 def both_widths(draw: Callable[[str, int], Markup], ident: str) -> Markup:
     """The drawing for a desktop and for a phone; the style sheet shows one of them.
 
@@ -255,10 +300,10 @@ def _vertical_range(
     return low - (pad if low < 0 or low - pad >= 0 else low), high + pad, peak
 
 
-def _line_words(drawn: Sequence[tuple[Line, list[Point]]], levels: Sequence[Level]) -> str:
+def _line_words(drawn: Sequence[tuple[Line, list[Point]]], levels: Sequence[Level], along: str) -> str:
     told = [
-        f"{line.label or 'The curve'} goes from {line.words(points[0][1])} at step "
-        f"{number_words(points[0][0])} to {line.words(points[-1][1])} at step "
+        f"{line.label or 'The curve'} goes from {line.words(points[0][1])} at {along} "
+        f"{number_words(points[0][0])} to {line.words(points[-1][1])} at {along} "
         f"{number_words(points[-1][0])}, lowest {line.words(min(y for _, y in points))}, "
         f"highest {line.words(max(y for _, y in points))}."
         for line, points in drawn

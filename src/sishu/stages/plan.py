@@ -5,9 +5,14 @@ Here it is printed; how it is worked out is in `facts`, `cost`, `forecast`, `dev
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
+import torch
+
 from sishu.console import counted, say, show_table
+from sishu.models.cache_size import cache_bytes
+from sishu.models.decoder_config import DecoderConfig
 from sishu.run import Run
 from sishu.stages.advice import advice
 from sishu.stages.cost import Memory
@@ -45,6 +50,7 @@ def show_plan(name: str, road: Road, run: Run | None, *, quick: bool = False) ->
         ["stage", "weights", "grads", "optim", "activ", "(logits)", "update", "peak"],
         [_memory_row(s.name, ours.memory_of(s)) for s in stages],
     )
+    say(serving(c, ours))
     show_table(
         f"Time and cost: list prices of {PRICES_OF}, check yours; share used is assumed"
         f"{', measured on this machine' if here else ''}",
@@ -60,6 +66,17 @@ def show_plan(name: str, road: Road, run: Run | None, *, quick: bool = False) ->
     if stages[0].name == "pretrain":
         for sentence in advice(road, f, c, stages[0]):
             say(f"- {sentence}")
+
+
+def serving(c: DecoderConfig, device: Device) -> str:
+    """What a text takes in the cache when the model is served, and how many fit beside float32 weights."""
+    whole, half = (cache_bytes(c, c.context_length, kind) for kind in (torch.float32, torch.bfloat16))
+    room = int(max(0.0, 0.9 * device.memory - 4 * c.parameters()) // whole) if device.memory < math.inf else 0
+    told = f"; {device.name} has room for {counted(room, 'such text')} beside the weights" if room else ""
+    return (
+        f"Serving: the keys and values of a text of {c.context_length:,} tokens take {si(whole)} bytes in "
+        f"float32, {si(half)} in bfloat16{told}."
+    )
 
 
 def _work_row(s: StagePlan) -> list[str]:

@@ -6,12 +6,18 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from sishu.batches.batch import IGNORED
 from sishu.batches.tokens import Ids
 from sishu.models.decoder import Decoder
 from sishu.nn.device import Precision, autocast
+from sishu.nn.layout import Layout
 from sishu.objectives.language import token_losses
+
+TOGETHER, CHUNK = 4096, 512
+"""Tokens read at once, and positions whose logits are formed at once, where every position is looked at."""
 
 
 @torch.no_grad()
@@ -55,6 +61,26 @@ def held_out_nats(
         nats += float(losses.double().sum())
         count += losses.numel()
     return nats, count
+
+
+@torch.no_grad()
+def position_losses(model: Decoder, rows_NT: Tensor, *, precision: Precision) -> Tensor:
+    """Cross-entropy in nats of each token behind the first, given those before it: ids (N, T + 1) -> (N, T)
+    in float32 on the CPU. Positions count from 0 and may go beyond the model's context, which shows what it
+    makes of those it was not trained on; learnt positions have no such and raise IndexError."""
+    device, length = model.embedding.weight.device, rows_NT.shape[1] - 1
+    losses = torch.empty(len(rows_NT), length)
+    together = max(1, TOGETHER // max(1, length))
+    for at in range(0, len(rows_NT), together):
+        ids_BT = rows_NT[at : at + together].to(device)
+        with autocast(device, precision):
+            x_BTD = model.hidden(ids_BT[:, :-1], Layout.plain(length, device))
+            for begin in range(0, length, CHUNK):
+                targets_BT = ids_BT[:, begin + 1 : begin + 1 + CHUNK]
+                logits_BTV = model.logits(x_BTD[:, begin : begin + CHUNK]).float()
+                nats_BT = F.cross_entropy(logits_BTV.mT, targets_BT, reduction="none")
+                losses[at : at + together, begin : begin + CHUNK] = nats_BT.cpu()
+    return losses
 
 
 def bits_per_byte(nats: float, size: int) -> float:
