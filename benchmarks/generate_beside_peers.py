@@ -6,6 +6,8 @@ and the time from the command to the first token. Rounds go through all competit
 the best of its rounds, because the machine is noisy.
 
     python benchmarks/generate_beside_peers.py [--rounds 3] [--threads 2]
+
+transformers needs psutil for its continuous batching.
 """
 
 from __future__ import annotations
@@ -88,8 +90,9 @@ def main() -> None:
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    from sishu.export import save_as
     from sishu.generate.speed import measure, memory_bandwidth
+    from sishu.models.folder import save_model
+    from sishu.models.gguf.writing import save_gguf
     from sishu.models.open import open_decoder
 
     logging.disable(logging.WARNING)
@@ -103,11 +106,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "smollm2"
         model, tokenizer = open_decoder(source)
-        save_as(model, tokenizer, folder, "hf", torch.bfloat16)
+        save_model(model, tokenizer, folder, torch.bfloat16)
         files = {}
         for kind in PAIRS.values():
             files[kind] = Path(name) / f"{kind}.gguf"
-            save_as(model, tokenizer, files[kind], "gguf", kind)
+            save_gguf(model, tokenizer, files[kind], kind)
         peers = {kind: llama_cpp(file, args.threads, 1) for kind, file in files.items()}
         theirs = {
             kind: AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, kind)).eval()
@@ -136,15 +139,15 @@ def main() -> None:
                     started = time.perf_counter()
                     model.generate(short, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
                     keep(f"transformers {kind}: decode", NEW / (time.perf_counter() - started))
-                    how = GenerationConfig(
-                        max_new_tokens=NEW, do_sample=False, eos_token_id=-1, pad_token_id=2
-                    )
-                    prompts = torch.randint(0, 49_000, (TEXTS, 8)).tolist()
+                # not in inference mode, in which it fails; the first call sets its manager up
+                how = GenerationConfig(max_new_tokens=NEW, do_sample=False, eos_token_id=-1, pad_token_id=2)
+                prompts = torch.randint(0, 49_000, (TEXTS, 8)).tolist()
+                with contextlib.redirect_stderr(io.StringIO()):
+                    model.generate_batch(prompts[:1], generation_config=how, persistent_manager=True)
                     started = time.perf_counter()
-                    with contextlib.redirect_stderr(io.StringIO()):
-                        found = model.generate_batch(prompts, generation_config=how)
-                    made = sum(len(one.generated_tokens) for one in found.values())
-                    keep(f"transformers {kind}: {TEXTS} at once", made / (time.perf_counter() - started))
+                    found = model.generate_batch(prompts, generation_config=how, persistent_manager=True)
+                made = sum(len(one.generated_tokens) for one in found.values())
+                keep(f"transformers {kind}: {TEXTS} at once", made / (time.perf_counter() - started))
         starts = [start_seconds(folder, args.threads) for _ in range(args.rounds)]
     for row, figure in best.items():
         print(f"{row:<45}{figure:10.1f}")

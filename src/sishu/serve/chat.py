@@ -121,7 +121,7 @@ class Chat:
             return self._command(line)
         if self.stage == BASE:
             tokenizer = self.engine.tokenizer
-            ids = [tokenizer.bos, *tokenizer.encode(line)]
+            ids = tokenizer.begin(tokenizer.encode(line))
             if len(ids) >= self.engine.context_length:
                 raise too_long(len(ids), self.engine.context_length)
             self._say_answer(ids)

@@ -10,6 +10,7 @@ from sishu.config import read_yaml
 from sishu.console import UserError
 from sishu.files import read_json
 from sishu.generate.engine import Engine
+from sishu.models.open import gguf_at
 from sishu.run import MANIFEST, Run
 
 STAGES = {"pretrain": "base", "sft": "sft", "ppo": "ppo"}
@@ -36,12 +37,14 @@ def models_of(path: Path) -> dict[str, Path]:
         if not found:
             raise UserError(f"{path} has no finished model yet: train one with `sishu run {path}`.")
         return found
+    if gguf_at(path) is not None:
+        return {"base": path, "chat": path}
     if (path / MODEL_CONFIG).is_file():
         stage = _stage_beside(path)
         return {STAGES[stage]: path} if stage in STAGES else {"base": path, "chat": path}
     raise UserError(
-        f"{path} is neither a run's folder nor a model's: give one such as runs/quickstart or "
-        "runs/quickstart/sft/model."
+        f"{path} is neither a run's folder nor a model's nor a GGUF file: give one such as runs/quickstart "
+        "or runs/quickstart/sft/model."
     )
 
 
@@ -61,5 +64,5 @@ def engines_of(path: Path) -> tuple[dict[str, Callable[[], Engine]], str]:
         run = read_yaml(path / RECIPE).get("name", path.resolve().name)
         folders = {f"{run}-{name}": folder for name, folder in models.items()}
     else:
-        folders = {path.resolve().name: path}
+        folders = {path.resolve().name.removesuffix(".gguf"): path}
     return {name: partial(Engine.load, folder) for name, folder in folders.items()}, list(folders)[-1]

@@ -81,7 +81,7 @@ async def completions(request: Request, asked: CompletionRequest) -> Response:
 def _prompt_ids(engine: Engine, prompt: str | list[int]) -> list[int]:
     tokenizer = engine.tokenizer
     if isinstance(prompt, str):
-        return [tokenizer.bos, *tokenizer.encode(prompt)]
+        return tokenizer.begin(tokenizer.encode(prompt))
     wrong = next((i for i in prompt if not 0 <= i < tokenizer.vocabulary_size), None)
     if wrong is not None:
         raise ApiError(
