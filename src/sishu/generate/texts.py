@@ -44,6 +44,8 @@ class Output:
     finish: str | None = None
     log_probs: list[LogProbabilities] = field(default_factory=list)
     """Of `ids`, where the request asked for them."""
+    prompt_log_probs: list[LogProbabilities] = field(default_factory=list)
+    """Of the prompt's second token and those after it, told with the last output, where asked for."""
 
 
 @dataclass

@@ -48,6 +48,15 @@ def models_of(path: Path) -> dict[str, Path]:
     )
 
 
+def model_at(path: Path, stage: str | None = None) -> Path:
+    """The model that a user means: a GGUF file, a model's folder, or the furthest (or the named) stage of a
+    run. Raises UserError where there is none."""
+    models = models_of(path)
+    if stage is not None and stage not in models:
+        raise UserError(f"{path} has no model {stage!r}: it has {', '.join(models)}.")
+    return models[stage or list(models)[-1]]
+
+
 def _stage_beside(folder: Path) -> str:
     manifest = folder.resolve().parent / MANIFEST
     return str(read_json(manifest).get("stage", "")) if manifest.is_file() else ""

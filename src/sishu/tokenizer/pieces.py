@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 
 from sishu.console import UserError
 from sishu.tokenizer.guard import read_bytes
+from sishu.tokenizer.vocabularies import added_token
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Kinds of pieces; GGUF files use the same numbers."""
@@ -135,15 +136,7 @@ def tokenizer_json(pieces: Pieces) -> str:
             "truncation": None,
             "padding": None,
             "added_tokens": [
-                {
-                    "id": index,
-                    "content": token,
-                    "single_word": False,
-                    "lstrip": False,
-                    "rstrip": False,
-                    "normalized": False,
-                    "special": kind != USER_DEFINED,
-                }
+                added_token(index, token, kind != USER_DEFINED)
                 for index, (token, kind) in enumerate(zip(pieces.tokens, pieces.kinds, strict=True))
                 if token and (kind in (CONTROL, UNKNOWN) or (kind == USER_DEFINED and not pieces.unigram))
             ],

@@ -83,6 +83,12 @@ def _merged(token: bytes, ranks: Mapping[bytes, int], limit: int) -> list[bytes]
     return parts
 
 
+def added_token(index: int, token: str, special: bool) -> dict[str, Any]:
+    """An entry of a tokenizer.json's `added_tokens`, found in text exactly as it is written."""
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": index, "content": token, **flags, "special": special}
+
+
 def byte_level_json(
     vocabulary: Mapping[str, int],
     merges: Sequence[tuple[str, str]],
@@ -105,15 +111,7 @@ def byte_level_json(
             "truncation": None,
             "padding": None,
             "added_tokens": [
-                {
-                    "id": index,
-                    "content": token,
-                    "single_word": False,
-                    "lstrip": False,
-                    "rstrip": False,
-                    "normalized": False,
-                    "special": token in special,
-                }
+                added_token(index, token, token in special)
                 for token, index in sorted(tokens.items(), key=lambda entry: entry[1])
             ],
             "normalizer": {"type": "NFC"} if nfc else None,
@@ -222,15 +220,7 @@ def word_pieces_json(
             "truncation": None,
             "padding": None,
             "added_tokens": [
-                {
-                    "id": vocabulary[token],
-                    "content": token,
-                    "single_word": False,
-                    "lstrip": False,
-                    "rstrip": False,
-                    "normalized": False,
-                    "special": True,
-                }
+                added_token(vocabulary[token], token, True)
                 for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
                 if token in vocabulary
             ],

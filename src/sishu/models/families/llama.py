@@ -3,7 +3,7 @@ arXiv:2407.21783; Ben Allal et al. 2025, arXiv:2502.02737), and what the familie
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sishu.models.decoder import DecoderConfig
@@ -63,6 +63,16 @@ def block_rules(c: DecoderConfig, experts: Callable[[int], list[Rule]] | None = 
         else:
             rules += same(with_biases(MLP, MLP if c.mlp_bias else []), *before)
     return rules
+
+
+def expert_rules(layer: int, module: str, names: Mapping[str, str], count: int) -> list[Rule]:
+    """The network of a block that is a mixture, published expert by expert; `module` is what it is called,
+    `names` are what an expert's matrices are."""
+    ours, theirs = f"blocks.{layer}.mlp.", f"model.layers.{layer}.{module}."
+    return same({"router.weight": "gate.weight"}, ours, theirs) + [
+        Rule((ours + a,), tuple(f"{theirs}experts.{n}.{b}.weight" for n in range(count)))
+        for a, b in names.items()
+    ]
 
 
 def rules(c: DecoderConfig) -> list[Rule]:

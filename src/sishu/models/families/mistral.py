@@ -3,9 +3,11 @@ et al. 2024, arXiv:2401.04088), the same with a mixture of experts."""
 
 from __future__ import annotations
 
+from functools import partial
+
 from sishu.models.decoder import DecoderConfig, Experts
 from sishu.models.families import llama
-from sishu.models.families.family import Family, Fields, Rule, same
+from sishu.models.families.family import Family, Fields, Rule
 
 
 def _from_published(fields: Fields) -> DecoderConfig:
@@ -31,14 +33,8 @@ def _mixtral_rules(c: DecoderConfig) -> list[Rule]:
     e = c.experts
     assert e is not None
 
-    def experts(i: int) -> list[Rule]:
-        ours, theirs = f"blocks.{i}.mlp.", f"model.layers.{i}.block_sparse_moe."
-        names = {"gate": "w1", "up": "w3", "down": "w2"}
-        return same({"router.weight": "gate.weight"}, ours, theirs) + [
-            Rule((ours + a,), tuple(f"{theirs}experts.{n}.{b}.weight" for n in range(e.count)))
-            for a, b in names.items()
-        ]
-
+    names = {"gate": "w1", "up": "w3", "down": "w2"}
+    experts = partial(llama.expert_rules, module="block_sparse_moe", names=names, count=e.count)
     return llama.trunk_rules(c) + llama.block_rules(c, experts)
 
 

@@ -3,11 +3,12 @@ models trained from scratch. Its mixtures of experts are of the same family."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from sishu.models.decoder import DecoderConfig, Experts
 from sishu.models.families import llama
-from sishu.models.families.family import Family, Fields, Rule, same
+from sishu.models.families.family import Family, Fields, Rule
 
 
 def _shape(fields: Fields, family: str, **more: Any) -> DecoderConfig:
@@ -46,14 +47,8 @@ def _moe_rules(c: DecoderConfig) -> list[Rule]:
     e = c.experts
     assert e is not None
 
-    def experts(i: int) -> list[Rule]:
-        ours, theirs = f"blocks.{i}.mlp.", f"model.layers.{i}.mlp."
-        names = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
-        return same({"router.weight": "gate.weight"}, ours, theirs) + [
-            Rule((ours + a,), tuple(f"{theirs}experts.{n}.{b}.weight" for n in range(e.count)))
-            for a, b in names.items()
-        ]
-
+    names = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+    experts = partial(llama.expert_rules, module="mlp", names=names, count=e.count)
     return llama.trunk_rules(c) + llama.block_rules(c, experts)
 
 
