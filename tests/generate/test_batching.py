@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import re
 from typing import Any
@@ -13,8 +14,10 @@ from sishu.console import UserError
 from sishu.generate.batching import BatchingEngine, BatchSettings
 from sishu.generate.engine import Engine
 from sishu.generate.guide import Guide
+from sishu.generate.quantise import ready
 from sishu.generate.sampling import Sampling
 from sishu.models.decoder import Decoder, DecoderConfig
+from sishu.native.build import library
 from sishu.tokenizer.tokenizer import Tokenizer
 
 GREEDY = Sampling(max_tokens=24, temperature=0.0, ignore_end=True)
@@ -59,14 +62,24 @@ def batching(decoder: Decoder, tokenizer: Tokenizer, **settings: Any) -> Batchin
     ],
     ids=str,
 )
+@pytest.mark.parametrize("compiled", [False, True], ids=["torch", "compiled"])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_batched_is_alone(
-    tiny_decoder: Decoder, tiny_tokenizer: Tokenizer, engine: Engine, settings: dict[str, Any], seed: int
+    tiny_decoder: Decoder,
+    tiny_tokenizer: Tokenizer,
+    engine: Engine,
+    settings: dict[str, Any],
+    compiled: bool,
+    seed: int,
 ) -> None:
     """Forty texts together give the tokens that each gives alone through a static cache: in pieces, with and
-    without shared beginnings, sent out and let in again, guessed ahead."""
+    without shared beginnings, sent out and let in again, guessed ahead; by torch and by compiled code."""
+    if compiled and library() is None:
+        pytest.skip("needs a C++ compiler")
     prompts = some_prompts(40, seed)
-    batch = batching(tiny_decoder, tiny_tokenizer, **settings)
+    decoder = ready(copy.deepcopy(tiny_decoder)) if compiled else tiny_decoder
+    batch = batching(decoder, tiny_tokenizer, **settings)
+    assert (batch._native is not None) == compiled
     together = [c.ids for c in batch.complete(prompts, GREEDY)]
     assert together == [engine.complete([prompt], GREEDY)[0].ids for prompt in prompts]
     assert batch.blocks.free == batch.blocks.count and not batch.busy

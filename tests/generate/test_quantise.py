@@ -9,6 +9,7 @@ import torch
 
 from sishu.generate.quantise import Bf16Linear, Int4Linear, Int8Linear, Weights, ready, weight_bytes
 from sishu.models.decoder import Decoder, DecoderConfig, Experts
+from sishu.native.build import library
 
 
 def some_decoder(**more: object) -> Decoder:
@@ -39,6 +40,16 @@ def test_fp32_is_the_same_up_to_rounding(shape: str) -> None:
     torch.testing.assert_close(ready(copy.deepcopy(decoder))(IDS), expected, atol=2e-5, rtol=1e-4)
 
 
+@pytest.fixture(params=["compiled", "torch"])
+def code(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With compiled code, where there is a compiler, and without."""
+    if request.param == "torch":
+        monkeypatch.setattr("sishu.generate.quantise.library", lambda: None)
+    elif library() is None:
+        pytest.skip("needs a C++ compiler")
+
+
+@pytest.mark.usefixtures("code")
 @pytest.mark.parametrize(("weights", "bound"), [("bf16", 1e-4), ("int8", 1e-3), ("int4", 6e-2)])
 @pytest.mark.parametrize("shape", SHAPES)
 @torch.no_grad()
@@ -56,6 +67,7 @@ def test_smaller_weights_change_little(shape: str, weights: Weights, bound: floa
     assert float((alone.exp() * (alone - after[:1, :7])).sum(-1).mean().abs()) < bound
 
 
+@pytest.mark.usefixtures("code")
 @torch.no_grad()
 def test_every_bit_is_used() -> None:
     """The error of a weight is at most half a step of its scale."""

@@ -22,6 +22,7 @@ from sishu.generate.blocks import Blocks, Key, key_of
 from sishu.generate.draws import seed_of
 from sishu.generate.engine import Completion
 from sishu.generate.log_probabilities import LogProbabilities, following_log_probs, top_log_probs
+from sishu.generate.native_step import MOST_ROWS, NativeStep
 from sishu.generate.paged_cache import PagedCache, Span
 from sishu.generate.penalties import TokenCounts, penalised
 from sishu.generate.quantise import Weights, ready
@@ -58,6 +59,7 @@ class BatchingEngine:
         self.cache = PagedCache(
             c.layers, c.kv_heads, c.head_width, blocks, s.block_size, self.device, self.dtype
         )
+        self._native = NativeStep.of(model, self.cache)
         self.blocks = Blocks(blocks)
         self._guides: Guides | None = None
         self.waiting: deque[Text] = deque()
@@ -140,18 +142,26 @@ class BatchingEngine:
         spans = [Span(d.text.read, d.new + len(d.guess), tuple(d.text.blocks)) for d in due]
         writing = [d for d in due if d.text.read + d.new == len(d.text.ids)]
         masks = self._masks(writing)
-        states_ND = self.model.hidden(torch.tensor([ids], device=self.device), self.cache.layout(spans))[0]
+        one_each = len(ids) <= MOST_ROWS and all(d.text.read + 1 == len(d.text.ids) for d in due)
+        states_ND = logits_BV = None
+        if one_each and self._native is not None:
+            logits_BV = self._native(ids, spans)
+        else:
+            ids_1N = torch.tensor([ids], device=self.device)
+            states_ND = self.model.hidden(ids_1N, self.cache.layout(spans))[0]
         rows, at = list[int](), 0
         for text, new, guess in due:
-            if text.read < text.prompt and text.sampling.prompt_log_probs is not None:
+            noted = text.read < text.prompt and text.sampling.prompt_log_probs is not None
+            if noted and states_ND is not None:
                 self._note_prompt(text, states_ND[at : at + new])
             at += new + len(guess)
             text.read += new
             self._name_blocks(text)
             if text.read == len(text.ids):
                 rows += range(at - len(guess) - 1, at)
-        if writing:
+        if states_ND is not None and writing:
             logits_BV = self.model.logits(states_ND[rows])
+        if logits_BV is not None:
             outputs += self._write(logits_BV, writing, masks.result() if masks else None)
         return outputs
 

@@ -3,6 +3,7 @@ or 4 bits.
 
 To write one token every weight is read once, so the time it takes is that of reading them: half the bytes,
 twice the tokens. The stream stays in float32; matrices multiply in bfloat16 where their weights are smaller.
+A few tokens at once go through compiled code where that is to be had (`sishu.generate.native_step`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sishu.models.decoder import Block, Decoder
+from sishu.native import decode
+from sishu.native.build import library
 from sishu.nn.attention import Attention
 from sishu.nn.experts import MixtureOfExperts
 from sishu.nn.layout import Layout
@@ -29,84 +32,116 @@ FEW_ROWS = 8
 """Rows up to which 8-bit weights are multiplied as they are; for more, a bfloat16 copy is faster."""
 
 
-class Bf16Linear(nn.Module):
-    """A matrix in bfloat16: (…, I) -> (…, O)."""
+class Small(nn.Module):
+    """A matrix (outputs, inputs) that is ready to be multiplied with: (…, I) -> (…, O)."""
+
+    kind: Weights
+    weight: Tensor
+    bias: Tensor | None
 
     def __init__(self, weight_OI: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.register_buffer("weight", weight_OI.to(torch.bfloat16))
+        self.outputs, self.inputs = weight_OI.shape
         self.register_buffer("bias", bias)
+        self.store(weight_OI)
+
+    def store(self, weight_OI: Tensor) -> None:
+        """Keep the weights, each kind in its own way."""
+        raise NotImplementedError
+
+    def product(self, rows_NI: Tensor) -> Tensor:
+        """Rows times the matrix, (N, O), in whatever type that gives."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x.to(torch.bfloat16), cast(Tensor, self.weight)).to(x.dtype)
-        return y if self.bias is None else y + cast(Tensor, self.bias)
+        y = self.product(x.reshape(-1, x.shape[-1])).to(x.dtype).view(*x.shape[:-1], -1)
+        return y if self.bias is None else y + self.bias
 
 
-class Int8Linear(nn.Module):
-    """A matrix in 8 bits with a scale for each output: (…, I) -> (…, O)."""
+class Fp32Linear(Small):
+    """A matrix as it is."""
 
-    def __init__(self, weight_OI: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
+    kind = "fp32"
+
+    def store(self, weight_OI: Tensor) -> None:
+        """See `Small.store`."""
+        self.register_buffer("weight", weight_OI)
+
+    def product(self, rows_NI: Tensor) -> Tensor:
+        """See `Small.product`."""
+        return F.linear(rows_NI, self.weight)
+
+
+class Bf16Linear(Small):
+    """A matrix in bfloat16."""
+
+    kind = "bf16"
+
+    def store(self, weight_OI: Tensor) -> None:
+        """See `Small.store`."""
+        self.register_buffer("weight", weight_OI.to(torch.bfloat16))
+
+    def product(self, rows_NI: Tensor) -> Tensor:
+        """See `Small.product`."""
+        return F.linear(rows_NI.to(torch.bfloat16), self.weight)
+
+
+class Int8Linear(Small):
+    """A matrix in 8 bits with a scale for each output."""
+
+    kind = "int8"
+    scale: Tensor
+
+    def store(self, weight_OI: Tensor) -> None:
+        """See `Small.store`."""
         # the scale that is stored is the one rounded with, so that its own rounding costs nothing
         scale_O = (weight_OI.float().abs().amax(1) / 127).clamp(min=1e-12).to(torch.bfloat16)
         codes_OI = (weight_OI.float() / scale_O.float()[:, None]).round().clamp(-127, 127)
         self.register_buffer("weight", codes_OI.to(torch.int8))
         self.register_buffer("scale", scale_O)
-        self.register_buffer("bias", bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]).to(torch.bfloat16)
-        if len(rows) <= FEW_ROWS and rows.device.type == "cpu":
-            y = torch.ops.aten._weight_int8pack_mm(rows, self.weight, self.scale)
-        else:
-            y = F.linear(rows, cast(Tensor, self.weight).to(torch.bfloat16)) * cast(Tensor, self.scale)
-        y = y.to(x.dtype).view(*x.shape[:-1], -1)
-        return y if self.bias is None else cast(Tensor, y + self.bias)
+    def product(self, rows_NI: Tensor) -> Tensor:
+        """See `Small.product`."""
+        rows_NI = rows_NI.to(torch.bfloat16)
+        if len(rows_NI) <= FEW_ROWS and rows_NI.device.type == "cpu":
+            return cast(Tensor, torch.ops.aten._weight_int8pack_mm(rows_NI, self.weight, self.scale))
+        return F.linear(rows_NI, self.weight.to(torch.bfloat16)) * self.scale
 
 
-class Int4Linear(nn.Module):
-    """A matrix in 4 bits, with a scale and a middle for each group of 32 inputs: (…, I) -> (…, O)."""
+class Int4Linear(Small):
+    """A matrix in 4 bits, with a scale and a lowest value for each group of 32 inputs."""
 
-    def __init__(self, weight_OI: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
+    kind = "int4"
+    scale: Tensor
+
+    def store(self, weight_OI: Tensor) -> None:
+        """See `Small.store`."""
         groups_OGg = weight_OI.float().view(len(weight_OI), -1, GROUP)
-        low, high = groups_OGg.amin(2), groups_OGg.amax(2)
-        scale_OG = ((high - low) / 15).clamp(min=1e-8).to(torch.bfloat16)
-        middle_OG = (low + 8 * scale_OG.float()).to(torch.bfloat16)
-        codes = (groups_OGg - middle_OG.float()[..., None]) / scale_OG.float()[..., None] + 8
-        codes_OI = codes.round().clamp(0, 15).to(torch.int32).flatten(1)
-        if codes_OI.device.type == "cpu":
-            packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes_OI, 1)
+        low_OG = groups_OGg.amin(2).to(torch.bfloat16)
+        scale_OG = (groups_OGg.amax(2) - low_OG.float()) / 15
+        scale_OG = scale_OG.clamp(min=1e-8).to(torch.bfloat16)
+        codes_OGg = (groups_OGg - low_OG.float()[..., None]) / scale_OG.float()[..., None]
+        codes_OGg = codes_OGg.round().clamp(0, 15).to(torch.uint8)
+        self.for_torch = weight_OI.device.type == "cpu" and library() is None
+        if self.for_torch:  # in the order of its own kernel, which counts from the middle
+            codes_OI = codes_OGg.flatten(1).int()
+            self.register_buffer("weight", torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes_OI, 1))
+            both = torch.stack((scale_OG, low_OG + 8 * scale_OG), 2)
+            self.register_buffer("scale", both.transpose(0, 1).contiguous())
         else:
-            packed = codes_OI.to(torch.uint8)
-        self.register_buffer("weight", packed)
-        self.register_buffer("scale", torch.stack((scale_OG, middle_OG), 2).transpose(0, 1).contiguous())
-        self.register_buffer("bias", bias)
+            half = GROUP // 2
+            self.register_buffer("weight", codes_OGg[..., :half] | codes_OGg[..., half:] << 4)
+            self.register_buffer("scale", torch.stack((scale_OG, low_OG), 2))
 
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]).to(torch.bfloat16)
-        scale = cast(Tensor, self.scale)
-        if rows.device.type == "cpu":
-            y = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.weight, GROUP, scale)
-        else:
-            packed = cast(Tensor, self.weight)
-            codes = packed.view(len(packed), -1, GROUP).to(torch.bfloat16) - 8
-            scale_OG1, middle_OG1 = (scale[..., part].T[..., None] for part in (0, 1))
-            y = F.linear(rows, (codes * scale_OG1 + middle_OG1).flatten(1))
-        y = y.to(x.dtype).view(*x.shape[:-1], -1)
-        return y if self.bias is None else cast(Tensor, y + self.bias)
-
-
-class Fp32Linear(nn.Module):
-    """A matrix as it is: (…, I) -> (…, O)."""
-
-    def __init__(self, weight_OI: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight_OI)
-        self.register_buffer("bias", bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, cast(Tensor, self.weight), cast("Tensor | None", self.bias))
+    def product(self, rows_NI: Tensor) -> Tensor:
+        """See `Small.product`."""
+        rows_NI, weight, scale = rows_NI.to(torch.bfloat16), self.weight, self.scale
+        if self.for_torch:
+            return cast(Tensor, torch.ops.aten._weight_int4pack_mm_for_cpu(rows_NI, weight, GROUP, scale))
+        if weight.device.type == "cpu":
+            return F.linear(rows_NI, decode.unpacked(weight, scale))
+        codes_OGg = torch.cat((weight & 15, weight >> 4), dim=2).to(torch.bfloat16)
+        return F.linear(rows_NI, (codes_OGg * scale[..., :1] + scale[..., 1:]).flatten(1))
 
 
 Make = Callable[[Tensor, Tensor | None], nn.Module]

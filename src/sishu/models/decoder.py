@@ -103,6 +103,15 @@ class Decoder(nn.Module):
             )
         return rotary_angles(positions_BT, frequencies, scaling.grown() if scaling else 1.0)
 
+    def embed(self, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:
+        """What the first block reads, (B, T, D)."""
+        x_BTD: Tensor = self.embedding(ids_BT)
+        if self.position_embedding is not None:
+            return x_BTD + cast(Tensor, self.position_embedding(positions_BT.clamp(min=0)))
+        if self.config.positions == "sinusoidal":
+            return x_BTD + sinusoids(positions_BT, self.config.width).to(x_BTD.dtype)
+        return x_BTD
+
     def hidden(self, ids_BT: Tensor, layout: Layout | None = None) -> Tensor:
         """Normalised last states (B, T, D); causal over the ids, at positions 0 to T - 1, where no layout
         says otherwise."""
@@ -111,11 +120,7 @@ class Decoder(nn.Module):
             if ids_BT.shape[1] > c.context_length:
                 raise ValueError(f"{ids_BT.shape[1]} tokens exceed the context of {c.context_length}")
             layout = Layout.plain(ids_BT.shape[1], ids_BT.device)
-        x_BTD = self.embedding(ids_BT)
-        if self.position_embedding is not None:
-            x_BTD = x_BTD + self.position_embedding(layout.positions_BT.clamp(min=0))
-        elif c.positions == "sinusoidal":
-            x_BTD = x_BTD + sinusoids(layout.positions_BT, c.width).to(x_BTD.dtype)
+        x_BTD = self.embed(ids_BT, layout.positions_BT)
         rotary = self.rotary(layout.positions_BT)
         for block in self.blocks:
             x_BTD = block(x_BTD, layout, rotary)

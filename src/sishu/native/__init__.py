@@ -1,0 +1,1 @@
+"""Code for the processor, compiled where a compiler is; everything works without it, more slowly."""
