@@ -19,6 +19,7 @@ from sishu.generate.quantise import Weights
 from sishu.generate.sampling import Sampling
 from sishu.generate.speed import measure
 from sishu.models.open import open_decoder
+from sishu.native.build import absence
 from sishu.serve.models_of_run import model_at
 from sishu.tokenizer.tokenizer import Tokenizer
 
@@ -180,3 +181,5 @@ def bench_generate(
     say(f"Tokens a second on {torch.get_num_threads()} threads; the bound is the time to read the weights.")
     names = ["weights", "MB", f"reading {prompt}", "writing one", "bound", f"writing {texts} at once"]
     show_table(path.name, names, rows)
+    if absence():
+        say(f"Without compiled code, which is several times faster on a CPU: {absence()}.")

@@ -45,6 +45,8 @@ IDS = torch.randint(
     0, 320, (sum(s.count for s in SPANS),), generator=torch.Generator().manual_seed(3)
 ).tolist()
 
+EVERY = range(len(IDS))
+
 
 def some_decoder(**more: Any) -> Decoder:
     torch.manual_seed(0)
@@ -108,7 +110,7 @@ def test_it_is_what_the_decoder_computes(shape: str, kind: Weights) -> None:
     cache, reference = some_cache(decoder), some_cache(decoder)
     step = NativeStep.of(decoder, cache)
     assert step is not None
-    found, wanted = step(IDS, SPANS), expected(unpacked(decoder), reference)
+    found, wanted = step(IDS, SPANS, EVERY), expected(unpacked(decoder), reference)
     bound = 2e-5 if kind == "fp32" else 0.03
     assert (found - wanted).abs().max() < bound * wanted.abs().max()
     assert (cache.keys - reference.keys).abs().max() < bound * reference.keys.abs().max()
@@ -129,14 +131,16 @@ def test_a_text_reads_the_same_alone_among_others_and_on_more_threads(shape: str
     decoder = ready(some_decoder(**SHAPES[shape]), kind)
     together = NativeStep.of(decoder, some_cache(decoder))
     assert together is not None
-    logits = together(IDS, SPANS)
+    logits = together(IDS, SPANS, EVERY)
     for threads in (1, 2, 3):
         again = NativeStep(decoder, some_cache(decoder))
         again.threads = threads
-        assert torch.equal(again(IDS, SPANS), logits)
+        assert torch.equal(again(IDS, SPANS, EVERY), logits)
     alone, at = NativeStep(decoder, some_cache(decoder)), 0
     for span in SPANS:
-        assert torch.equal(alone(IDS[at : at + span.count], [span]), logits[at : at + span.count])
+        assert torch.equal(
+            alone(IDS[at : at + span.count], [span], range(span.count)), logits[at : at + span.count]
+        )
         at += span.count
 
 
@@ -147,7 +151,7 @@ def test_any_number_of_rows(rows: int) -> None:
     step = NativeStep.of(decoder, some_cache(decoder))
     assert step is not None
     ids, spans = IDS[:1] * rows, [Span(3, rows, (0, 1, 2, 3))]
-    found = step(ids, spans)
+    found = step(ids, spans, range(rows))
     wanted = decoder.logits(decoder.hidden(torch.tensor([ids]), some_cache(decoder).layout(spans))[0])
     torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
 
@@ -165,7 +169,7 @@ def test_a_long_text() -> None:
     with torch.inference_mode():
         step = NativeStep(decoder, cache)
         wanted = decoder.logits(decoder.hidden(torch.tensor([[7]]), other.layout(spans))[0])
-        torch.testing.assert_close(step([7], spans), wanted, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(step([7], spans, [0]), wanted, atol=2e-5, rtol=1e-4)
 
 
 def test_what_it_does_not_know_is_left_to_torch() -> None:
@@ -189,4 +193,4 @@ def test_a_token_outside_the_vocabulary_is_refused() -> None:
     step = NativeStep.of(decoder, some_cache(decoder))
     assert step is not None
     with pytest.raises(IndexError):
-        step([320], [Span(0, 1, (0,))])
+        step([320], [Span(0, 1, (0,))], [0])

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from sishu.generate.blocks import Blocks, Key, key_of
 from sishu.generate.draws import seed_of
 from sishu.generate.engine import Completion
 from sishu.generate.log_probabilities import LogProbabilities, following_log_probs, top_log_probs
-from sishu.generate.native_step import MOST_ROWS, NativeStep
+from sishu.generate.native_step import NativeStep
 from sishu.generate.paged_cache import PagedCache, Span
 from sishu.generate.penalties import TokenCounts, penalised
 from sishu.generate.quantise import Weights, ready
@@ -138,32 +139,40 @@ class BatchingEngine:
         due = self._due()
         if not due:
             return outputs
-        ids = [i for d in due for i in (*d.text.ids[d.text.read : d.text.read + d.new], *d.guess)]
-        spans = [Span(d.text.read, d.new + len(d.guess), tuple(d.text.blocks)) for d in due]
         writing = [d for d in due if d.text.read + d.new == len(d.text.ids)]
         masks = self._masks(writing)
-        one_each = len(ids) <= MOST_ROWS and all(d.text.read + 1 == len(d.text.ids) for d in due)
-        states_ND = logits_BV = None
-        if one_each and self._native is not None:
-            logits_BV = self._native(ids, spans)
-        else:
-            ids_1N = torch.tensor([ids], device=self.device)
-            states_ND = self.model.hidden(ids_1N, self.cache.layout(spans))[0]
-        rows, at = list[int](), 0
-        for text, new, guess in due:
-            noted = text.read < text.prompt and text.sampling.prompt_log_probs is not None
-            if noted and states_ND is not None:
-                self._note_prompt(text, states_ND[at : at + new])
-            at += new + len(guess)
+        logits_BV = self._logits(due)
+        for text, new, _ in due:
             text.read += new
             self._name_blocks(text)
-            if text.read == len(text.ids):
-                rows += range(at - len(guess) - 1, at)
-        if states_ND is not None and writing:
-            logits_BV = self.model.logits(states_ND[rows])
-        if logits_BV is not None:
+        if writing:
             outputs += self._write(logits_BV, writing, masks.result() if masks else None)
         return outputs
+
+    def _logits(self, due: list[Due]) -> Tensor:
+        """Run the model over what is due: a row of logits for each text that has been read to its end and one
+        for each token guessed behind it. Log-probabilities of prompts are noted on the way."""
+        ids = [i for d in due for i in (*d.text.ids[d.text.read : d.text.read + d.new], *d.guess)]
+        spans = [Span(d.text.read, d.new + len(d.guess), tuple(d.text.blocks)) for d in due]
+        ends = list(accumulate(span.count for span in spans))
+        rows = [
+            row
+            for (text, new, guess), end in zip(due, ends, strict=True)
+            if text.read + new == len(text.ids)
+            for row in range(end - len(guess) - 1, end)
+        ]
+        noted = [
+            (text, end - new - len(guess), end - len(guess))
+            for (text, new, guess), end in zip(due, ends, strict=True)
+            if text.read + 1 < text.prompt and text.sampling.prompt_log_probs is not None
+        ]
+        if self._native is not None and not noted and len(ids) <= self._native.most_rows:
+            return self._native(ids, spans, rows)
+        ids_1N = torch.tensor([ids], device=self.device)
+        states_ND = self.model.hidden(ids_1N, self.cache.layout(spans))[0]
+        for text, begin, end in noted:
+            self._note_prompt(text, states_ND[begin:end])
+        return self.model.logits(states_ND[rows]) if rows else states_ND[:0]
 
     def _masks(self, due: list[Due]) -> Future[Tensor] | None:
         """What the forms of these texts allow next, a row for each row of logits, worked out while the model

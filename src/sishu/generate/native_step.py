@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from ctypes import byref
+from itertools import accumulate
 from typing import cast
 
 import torch
@@ -16,8 +18,8 @@ from sishu.native import decode
 from sishu.native.build import library
 from sishu.nn.mlp import MLP
 
-MOST_ROWS = 32
-"""Tokens up to which compiled code is faster than torch, whose products of many rows are better."""
+FEW_ROWS = 32
+"""Tokens up to which compiled code is faster than torch everywhere."""
 WORTH_A_THREAD = 1 << 21
 """Bytes of weights for which another thread is worth being started."""
 
@@ -50,6 +52,9 @@ class NativeStep:
         table = model.embedding if model.head is None else model.head
         head = table if isinstance(table, Small) else Fp32Linear(table.weight, None)
         self._outputs = c.vocabulary
+        many = isinstance(model.head, Small) and model.head.kind != "fp32" and built.many_rows()
+        self.most_rows = sys.maxsize if many else FEW_ROWS
+        """Tokens of a step up to which this is faster than torch."""
         self.threads = min(torch.get_num_threads(), 1 + weight_bytes(model) // WORTH_A_THREAD)
         self._model = decode.Model(
             len(blocks),
@@ -64,8 +69,8 @@ class NativeStep:
             cache.block_size,
         )
 
-    def __call__(self, ids: Sequence[int], spans: Sequence[Span]) -> Tensor:
-        """Logits (N, V) of what follows each of these new tokens of some texts; the cache takes them in."""
+    def __call__(self, ids: Sequence[int], spans: Sequence[Span], wanted: Sequence[int]) -> Tensor:
+        """Take new tokens of some texts into the cache; logits (W, V) of what follows those `wanted`."""
         positions = torch.tensor([[at for s in spans for at in range(s.past, s.past + s.count)]])
         x_ND = self._decoder.embed(torch.tensor([ids]), positions)[0].contiguous()
         rotary = self._decoder.rotary(positions)
@@ -73,14 +78,22 @@ class NativeStep:
         longest = max(len(s.blocks) for s in spans)
         blocks = [[*s.blocks, *[0] * (longest - len(s.blocks))] for s in spans for _ in range(s.count)]
         blocks_NB, seen_N = torch.tensor(blocks), positions[0] + 1
-        logits_NV = torch.empty(len(ids), self._outputs)
+        wanted_W, logits_WV = torch.tensor(wanted), torch.empty(len(wanted), self._outputs)
+        begins = accumulate((s.count for s in spans), initial=0)
+        groups = torch.tensor(
+            [
+                (begin + at, min(decode.TOGETHER, s.count - at))
+                for s, begin in zip(spans, begins, strict=False)
+                for at in range(0, s.count, decode.TOGETHER)
+            ]
+        )
         step = decode.Step(
-            *(len(ids), longest, self.threads, x_ND.data_ptr()),
+            *(len(ids), longest, self.threads, len(wanted), len(groups), x_ND.data_ptr()),
             *(None if part is None else part.data_ptr() for part in turns),
-            *(seen_N.data_ptr(), blocks_NB.data_ptr(), logits_NV.data_ptr()),
+            *(part.data_ptr() for part in (seen_N, blocks_NB, groups, wanted_W, logits_WV)),
         )
         self._decode_step(byref(self._model), byref(step))
-        return logits_NV
+        return logits_WV
 
     def _block(self, block: Block) -> decode.Layer:
         attention, mlp = cast(JoinedAttention, block.attention), block.mlp

@@ -34,13 +34,19 @@ struct Model {
     Int slots, block_size;
 };
 
+struct Group {  // at most TOGETHER neighbouring tokens of one text
+    Int row, count;
+};
+
 struct Step {
-    Int rows, blocks_per_row, threads;
+    Int rows, blocks_per_row, threads, answers, groups;
     float *x;                 // (rows, width), embeddings; overwritten
     const float *cos, *sin;   // (rows, head_width / 2) or none
     const Int *seen;          // (rows,): positions up to and with this token
     const Int *blocks;        // (rows, blocks_per_row)
-    float *logits;            // (rows, outputs of the head)
+    const Group *group;       // (groups,)
+    const Int *wanted;        // (answers,): rows whose logits are wanted
+    float *logits;            // (answers, outputs of the head)
 };
 
 namespace {
@@ -90,29 +96,25 @@ void turn(float *x, const float *cos, const float *sin, Int half) {
     }
 }
 
+inline Vec activated(Int kind, Vec v) {
+    if (kind == SILU) return v / (exponential(-v) + 1.f);
+    if (kind == RELU) return v > 0.f ? v : Vec{};
+    if (kind == GELU_TANH)  // (1 + tanh z) / 2 = 1 / (1 + exp(-2 z))
+        return v / (exponential((v + v * v * v * .044715f) * -1.59576912f) + 1.f);
+    Vec y;
+    for (Int j = 0; j < LANES; j++) y[j] = .5f * v[j] * (1 + std::erf(v[j] * .70710678f));
+    return y;
+}
+
 // Times what comes beside where the network is gated.
 void activate(Int kind, const float *x, const float *beside, Int n, float *to) {
-    for (Int i = 0; i < n; i += LANES) {
-        Int count = std::min(LANES, n - i);
-        Vec v = {}, y;
-        std::memcpy(&v, x + i, 4 * count);
-        if (kind == SILU) {
-            y = v / (exponential(-v) + 1.f);
-        } else if (kind == GELU_TANH) {  // (1 + tanh z) / 2 = 1 / (1 + exp(-2 z))
-            Vec z = (v + v * v * v * .044715f) * -1.59576912f;
-            y = v / (exponential(z) + 1.f);
-        } else if (kind == RELU) {
-            y = v > 0.f ? v : Vec{};
-        } else {
-            for (Int j = 0; j < LANES; j++) y[j] = .5f * v[j] * (1 + std::erf(v[j] * .70710678f));
-        }
-        if (beside) {
-            Vec other = {};
-            std::memcpy(&other, beside + i, 4 * count);
-            y *= other;
-        }
-        std::memcpy(to + i, &y, 4 * count);
+    Int i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        Vec y = activated(kind, load<Vec>(x + i));
+        if (beside) y *= load<Vec>(beside + i);
+        std::memcpy(to + i, &y, sizeof y);
     }
+    for (; i < n; i++) to[i] = activated(kind, whole(x[i]))[0] * (beside ? beside[i] : 1);
 }
 
 class Meeting {  // where all threads wait for the last
@@ -137,16 +139,38 @@ class Meeting {  // where all threads wait for the last
     }
 };
 
+constexpr Int FEW = 8;  // rows up to which every thread prepares all for itself: shorter than to wait
+
+// Room for what a matrix is multiplied with.
+struct Room {
+    Numbers wide, narrow;
+    Room(Int rows, Int most) : wide(rows * most), narrow(rows * most / 2 + LANES) {}
+};
+
+constexpr Int TOGETHER = 8;  // neighbouring tokens of a text that are looked up together at most
+
+// What a thread needs to attend.
+struct Attending {
+    Int across;
+    Numbers scores, queries;
+    float share[TOGETHER];
+    Attending(Int longest, Int head_width)
+        : across((longest + 2 * LANES) / LANES * LANES), scores(TOGETHER * across), queries(TOGETHER * head_width) {}
+};
+
 struct Pass {
     const Model &m;
     const Step &s;
+    const Int most;  // inputs of any matrix
     Meeting meeting;
+    Room common;
     Numbers heads, read;      // queries, keys, values; what attention read
     Numbers inner, active;    // of the network, before and after the activation
     std::vector<std::atomic<Int>> next;  // of each layer, the next head to attend
 
     Pass(const Model &model, const Step &step)
-        : m(model), s(step), meeting(int(step.threads)),
+        : m(model), s(step), most(std::max({m.width, m.hidden, m.heads * m.head_width})),
+          meeting(int(step.threads)), common(step.rows > FEW ? step.rows : 0, most),
           heads(step.rows * (model.heads + 2 * model.kv_heads) * model.head_width),
           read(step.rows * model.heads * model.head_width),
           inner(step.rows * model.hidden * (model.gated ? 2 : 1)), active(step.rows * model.hidden),
@@ -190,96 +214,159 @@ struct Pass {
         }
     }
 
-    void attend(const Layer &l, Int layer, float *scores) {
-        Int across = (m.heads + 2 * m.kv_heads) * m.head_width, size = m.head_width;
-        for (Int task; (task = next[layer].fetch_add(1)) < s.rows * m.heads;) {
-            Int row = task / m.heads, h = task % m.heads, g = h / (m.heads / m.kv_heads);
-            float *query = &heads[row * across + h * size], *y = &read[(row * m.heads + h) * size];
-            ready(l.query_norm, row, query);
-            Int end = s.seen[row], begin = l.window ? std::max(Int(0), end - l.window) : 0, n = end - begin;
-            Int padded = (n + LANES - 1) / LANES * LANES;
-            float most = -INFINITY, factor = 1 / std::sqrt(float(size));
-            stretches(row, begin, end, [&](Int from, Int slot, Int count) {
-                const Fp32 keys{cached(m.keys, layer, g, slot), size};
-                product(keys, 0, count, Rows{query, nullptr, size}, 1, Target{scores + from, 0, nullptr, false});
+    // What the new tokens read of their texts: a head of a few neighbouring tokens of a text at a time, which
+    // see the same but for the last positions.
+    void attend(const Layer &l, Int layer, Attending &a) {
+        Int across = (m.heads + 2 * m.kv_heads) * m.head_width, size = m.head_width, out = m.heads * size;
+        for (Int task; (task = next[layer].fetch_add(1)) < s.groups * m.heads;) {
+            const Group &group = s.group[task % s.groups];
+            Int h = task / s.groups, row = group.row, count = group.count, kv_head = h / (m.heads / m.kv_heads);
+            for (Int r = 0; r < count; r++) {
+                float *query = &heads[(row + r) * across + h * size];
+                ready(l.query_norm, row + r, query);
+                std::memcpy(&a.queries[r * size], query, 4 * size);
+            }
+            Int end = s.seen[row + count - 1], begin = l.window ? std::max(Int(0), s.seen[row] - l.window) : 0;
+            Int base = begin / LANES * LANES;  // a position has the same lane whatever else is looked at
+            stretches(row, begin, end, [&](Int from, Int slot, Int n) {
+                const Fp32 keys{cached(m.keys, layer, kv_head, slot), size};
+                const Target to{&a.scores[begin - base + from], a.across, nullptr, false};
+                product(keys, 0, n, Rows{a.queries, nullptr, size}, count, to);
             });
-            for (Int i = 0; i < n; i++) most = std::max(most, scores[i] *= factor);
-            for (Int i = n; i < padded; i++) scores[i] = -INFINITY;
-            Vec total = {};
-            for (Int i = 0; i < padded; i += LANES) {
-                Vec share = exponential(load<Vec>(&scores[i]) - most);
-                std::memcpy(&scores[i], &share, sizeof share);
+            for (Int r = 0; r < count; r++) {
+                Int last = s.seen[row + r], first = l.window ? std::max(Int(0), last - l.window) : 0;
+                a.share[r] = soften(&a.scores[r * a.across], first - base, last - base, end - base);
             }
-            for (Int i = n; i < padded; i++) scores[i] = 0;
-            for (Int i = 0; i < padded; i += LANES) total += load<Vec>(&scores[i]);
-            float share = 1 / sum(total);
+            float *y = &read[row * out + h * size];
+            const Read from{layer, kv_head, row, begin, end, base};
             Int k = 0;
-            for (; k + 4 * LANES <= size; k += 4 * LANES) gather<4>(layer, g, row, begin, end, scores, share, k, y);
-            for (; k + LANES <= size; k += LANES) gather<1>(layer, g, row, begin, end, scores, share, k, y);
-            for (; k < size; k++) {
-                y[k] = 0;
-                stretches(row, begin, end, [&](Int from, Int slot, Int count) {
-                    const float *value = cached(m.values, layer, g, slot) + k;
-                    for (Int i = 0; i < count; i++) y[k] += scores[from + i] * value[i * size];
-                });
-                y[k] *= share;
-            }
+            for (; k + 4 * LANES <= size; k += 4 * LANES) gather_rows<4>(from, a, count, k, y, out);
+            for (; k + LANES <= size; k += LANES) gather_rows<1>(from, a, count, k, y, out);
+            for (; k < size; k++)
+                for (Int r = 0; r < count; r++) {
+                    float sum = 0;
+                    stretches(row, begin, end, [&](Int at, Int slot, Int n) {
+                        const float *value = cached(m.values, layer, kv_head, slot) + k;
+                        const float *score = &a.scores[r * a.across + begin - base + at];
+                        for (Int i = 0; i < n; i++) sum += score[i] * value[i * size];
+                    });
+                    y[r * out + k] = sum * a.share[r];
+                }
         }
     }
 
-    // Values times scores, added up: numbers k … of a head.
-    template <int N>
-    void gather(Int layer, Int g, Int row, Int begin, Int end, const float *scores, float share, Int k, float *y) {
-        Vec acc[N] = {};
-        stretches(row, begin, end, [&](Int from, Int slot, Int count) {
-            const float *value = cached(m.values, layer, g, slot) + k;
-            for (Int i = 0; i < count; i++, value += m.head_width)
-                for (int part = 0; part < N; part++) acc[part] += load<Vec>(value + part * LANES) * scores[from + i];
-        });
-        for (int part = 0; part < N; part++) {
-            acc[part] *= share;
-            std::memcpy(y + k + part * LANES, &acc[part], sizeof(Vec));
+    // Scores from … to become exponentials, those around them zero; one over their sum.
+    float soften(float *scores, Int from, Int to, Int end) const {
+        const Vec none = whole(-INFINITY);
+        Vec most = none, total = {};
+        for (Int i = 0; i < end; i += LANES) {
+            Vec v = load<Vec>(&scores[i]) * (1 / std::sqrt(float(m.head_width)));
+            if (i < from || i + LANES > to)
+                for (Int j = 0; j < LANES; j++)
+                    if (i + j < from || i + j >= to) v[j] = -INFINITY;
+            most = v > most ? v : most;
+            std::memcpy(&scores[i], &v, sizeof v);
         }
+        float highest = -INFINITY;
+        for (Int j = 0; j < LANES; j++) highest = std::max(highest, most[j]);
+        for (Int i = 0; i < end; i += LANES) {
+            Vec v = load<Vec>(&scores[i]);
+            v = v == none ? Vec{} : exponential(v - highest);
+            std::memcpy(&scores[i], &v, sizeof v);
+            total += v;
+        }
+        return 1 / sum(total);
+    }
+
+    struct Read {
+        Int layer, kv_head, row, begin, end, base;
+    };
+
+    template <int N> void gather_rows(const Read &from, Attending &a, Int count, Int k, float *y, Int out) const {
+        Int r = 0;
+        for (; r + 4 <= count; r += 4) gather<N, 4>(from, a, r, k, y, out);
+        for (; r < count; r++) gather<N, 1>(from, a, r, k, y, out);
+    }
+
+    // Values times scores, added up: vectors k … k + N of rows r … r + R.
+    template <int N, int R> void gather(const Read &of, Attending &a, Int r, Int k, float *y, Int out) const {
+        Vec acc[R][N] = {};
+        stretches(of.row, of.begin, of.end, [&](Int from, Int slot, Int n) {
+            const float *value = cached(m.values, of.layer, of.kv_head, slot) + k;
+            const float *score = &a.scores[r * a.across + of.begin - of.base + from];
+            for (Int i = 0; i < n; i++, value += m.head_width)
+                for (int part = 0; part < N; part++) {
+                    Vec v = load<Vec>(value + part * LANES);
+                    for (int row = 0; row < R; row++) acc[row][part] += v * score[row * a.across + i];
+                }
+        });
+        for (int row = 0; row < R; row++)
+            for (int part = 0; part < N; part++) {
+                acc[row][part] *= a.share[r + row];
+                std::memcpy(y + (r + row) * out + k + part * LANES, &acc[row][part], sizeof(Vec));
+            }
+    }
+
+    // What a matrix is multiplied with, row by row: `make` is given a place for n numbers, and says where they
+    // are instead if not there.
+    template <class Make> Rows prepared(const Matrix &matrix, Int rows, Int thread, Room &own, Make make) {
+        Int n = matrix.inputs, begin = 0, end = rows;
+        if (rows > FEW) share(rows, thread, begin, end);
+        Room &room = rows > FEW ? common : own;
+        Rows x{room.wide, (uint16_t *)(float *)room.narrow, n};
+        const bool narrower = !std::is_same<Narrow, Wide>::value && matrix.kind != FP32;
+        for (Int r = begin; r < end; r++) {
+            const float *row = make(r, &room.wide[r * n]);
+            if (narrower) narrow(row, n, (uint16_t *)(float *)room.narrow + r * n);
+        }
+        if (rows > FEW) meeting.wait();
+        return x;
     }
 
     void run(Int thread) {
-        Int rows = s.rows, D = m.width, begin, end;
-        Int across = (m.heads + 2 * m.kv_heads) * m.head_width, wide = m.hidden * (m.gated ? 2 : 1);
-        Numbers normed(rows * D), space(rows * std::max({D, m.hidden, m.heads * m.head_width}) / 2 + LANES);
-        Int longest = *std::max_element(s.seen, s.seen + rows);
-        Numbers scores(longest + LANES);
-        auto normalised = [&](const Norm &norm) {  // by every thread for itself: shorter than to wait
-            for (Int r = 0; r < rows; r++) normalise(norm, s.x + r * D, D, &normed[r * D]);
-            return (float *)normed;
-        };
+        Int rows = s.rows, D = m.width, across = (m.heads + 2 * m.kv_heads) * m.head_width, begin, end;
+        Int wide = m.hidden * (m.gated ? 2 : 1);
+        Room own(std::min(rows, FEW), most);
+        Attending attending(*std::max_element(s.seen, s.seen + rows), m.head_width);
+        const Norm *norm;
+        auto normalised = [&](Int r, float *to) { return normalise(*norm, s.x + r * D, D, to), to; };
         for (Int layer = 0; layer < m.layers; layer++) {
             const Layer &l = m.layer[layer];
+            norm = &l.attention_norm;
+            Rows x = prepared(l.joined, rows, thread, own, normalised);
             share(across, thread, begin, end);
-            multiply(l.joined, begin, end, normalised(l.attention_norm), rows, space, heads, across);
+            multiply(l.joined, begin, end, x, rows, {heads, across, l.joined.bias, false});
             meeting.wait();
             keep(l, layer, thread);
             meeting.wait();
-            attend(l, layer, scores);
+            attend(l, layer, attending);
             meeting.wait();
+            x = prepared(l.output, rows, thread, own, [&](Int r, float *) { return &read[r * l.output.inputs]; });
+            x.wide = read;
             share(D, thread, begin, end);
-            multiply(l.output, begin, end, read, rows, space, s.x, D, true);
+            multiply(l.output, begin, end, x, rows, {s.x, D, l.output.bias, true});
             meeting.wait();
-            const float *x = normalised(l.mlp_norm);
+            norm = &l.mlp_norm;
+            x = prepared(l.up, rows, thread, own, normalised);
             share(m.hidden, thread, begin, end);
-            multiply(l.up, begin, end, x, rows, space, inner, wide);
-            if (m.gated) multiply(l.up, m.hidden + begin, m.hidden + end, x, rows, space, inner, wide);
+            multiply(l.up, begin, end, x, rows, {inner, wide, l.up.bias, false});
+            if (m.gated) multiply(l.up, m.hidden + begin, m.hidden + end, x, rows, {inner, wide, l.up.bias, false});
             for (Int r = 0; r < rows; r++) {
                 const float *gate = &inner[r * wide + begin], *beside = m.gated ? gate + m.hidden : nullptr;
                 activate(m.activation, gate, beside, end - begin, &active[r * m.hidden + begin]);
             }
             meeting.wait();
+            x = prepared(l.down, rows, thread, own, [&](Int r, float *) { return &active[r * m.hidden]; });
+            x.wide = active;
             share(D, thread, begin, end);
-            multiply(l.down, begin, end, active, rows, space, s.x, D, true);
+            multiply(l.down, begin, end, x, rows, {s.x, D, l.down.bias, true});
             meeting.wait();
         }
-        const float *x = normalised(m.norm);
+        if (!s.answers) return;
+        auto answer = [&](Int r, float *to) { return normalise(m.norm, s.x + s.wanted[r] * D, D, to), to; };
+        Rows x = prepared(m.head, s.answers, thread, own, answer);
         share(m.head.outputs, thread, begin, end);
-        multiply(m.head, begin, end, x, rows, space, s.logits, m.head.outputs);
+        multiply(m.head, begin, end, x, s.answers, {s.logits, m.head.outputs, m.head.bias, false});
     }
 };
 
@@ -292,6 +379,16 @@ extern "C" void decode_step(const Model *model, const Step *step) {
         others.emplace_back([&pass, thread] { pass.run(thread); });
     pass.run(0);
     for (auto &other : others) other.join();
+}
+
+// Whether weights smaller than float32 are multiplied faster here than by torch also with hundreds of rows:
+// on processors that multiply pairs of bfloat16, but not whole tiles, which torch knows how to use.
+extern "C" Int many_rows() {
+#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
+    return 1;
+#else
+    return 0;
+#endif
 }
 
 // A matrix of 4 bits in bfloat16, (outputs, inputs), for products of many rows.

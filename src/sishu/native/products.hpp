@@ -6,8 +6,10 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 #ifdef __AVX512F__
 #include <immintrin.h>
@@ -40,6 +42,35 @@ template <class T> inline T load(const void *from) {
 
 inline Vec whole(float value) { return value - Vec{}; }
 
+// The numbers of a vector added up, and of sixteen at once, each in the same order.
+#ifdef __AVX512F__
+inline float sum(Vec vector) {
+    __m512 v = (__m512)vector;
+    v = _mm512_add_ps(v, _mm512_permute_ps(v, 0x4e));
+    v = _mm512_add_ps(v, _mm512_permute_ps(v, 0xb1));
+    v = _mm512_add_ps(v, _mm512_shuffle_f32x4(v, v, 0xb1));
+    return _mm512_cvtss_f32(_mm512_add_ps(v, _mm512_shuffle_f32x4(v, v, 0x4e)));
+}
+
+inline void sums(const Vec *vectors, Int count, float *to) {
+    for (; count >= LANES; count -= LANES, vectors += LANES, to += LANES) {
+        __m512 v[LANES];
+        std::memcpy(v, vectors, sizeof v);
+        for (int i = 0; i < 8; i++)
+            v[i] = _mm512_add_ps(_mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]));
+        for (int i = 0; i < 4; i++) {
+            __m512d a = _mm512_castps_pd(v[2 * i]), b = _mm512_castps_pd(v[2 * i + 1]);
+            v[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+        }
+        for (int left = 2; left; left /= 2)
+            for (int i = 0; i < left; i++)
+                v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[2 * i], v[2 * i + 1], 0x88),
+                                     _mm512_shuffle_f32x4(v[2 * i], v[2 * i + 1], 0xdd));
+        std::memcpy(to, v, sizeof v[0]);
+    }
+    for (Int i = 0; i < count; i++) to[i] = sum(vectors[i]);
+}
+#else
 inline float sum(Vec v) {
     typedef float Half __attribute__((vector_size(2 * LANES)));
     typedef float Quarter __attribute__((vector_size(LANES)));
@@ -51,6 +82,11 @@ inline float sum(Vec v) {
     q = quarters[0] + quarters[1];
     return (q[0] + q[2]) + (q[1] + q[3]);
 }
+
+inline void sums(const Vec *vectors, Int count, float *to) {
+    for (Int i = 0; i < count; i++) to[i] = sum(vectors[i]);
+}
+#endif
 
 inline float from_bf16(uint16_t half) {
     uint32_t bits = uint32_t(half) << 16;
@@ -104,6 +140,7 @@ typedef Wide Narrow;
 // What a matrix is read by: a part, one weight, the last step of a sum over a row, a hint to fetch ahead.
 
 struct Fp32 {
+    static constexpr bool PACKED = false;
     typedef Wide Part;
     const float *weight;
     Int inputs;
@@ -114,11 +151,12 @@ struct Fp32 {
         return {load<Vec>(from), load<Vec>(from + LANES)};
     }
     inline float one(Int o, Int i) const { return weight[o * inputs + i]; }
-    inline float scaled(Int, float y) const { return y; }
+    inline void scale_up(Int, Int, float *) const {}
     inline const void *at(Int o, Int i) const { return weight + o * inputs + i; }
 };
 
 struct Bf16 {
+    static constexpr bool PACKED = false;
     typedef Narrow Part;
     const uint16_t *weight;
     Int inputs;
@@ -134,11 +172,12 @@ struct Bf16 {
 #endif
     }
     inline float one(Int o, Int i) const { return from_bf16(weight[o * inputs + i]); }
-    inline float scaled(Int, float y) const { return y; }
+    inline void scale_up(Int, Int, float *) const {}
     inline const void *at(Int o, Int i) const { return weight + o * inputs + i; }
 };
 
 struct Int8 {
+    static constexpr bool PACKED = true;
     typedef Narrow Part;
     const int8_t *weight;
     const uint16_t *scale;
@@ -151,11 +190,14 @@ struct Int8 {
                          __builtin_convertvector(widened(from + LANES), Vec)});
     }
     inline float one(Int o, Int i) const { return weight[o * inputs + i]; }
-    inline float scaled(Int o, float y) const { return y * from_bf16(scale[o]); }
+    inline void scale_up(Int o, Int count, float *y) const {
+        for (Int j = 0; j < count; j++) y[j] *= from_bf16(scale[o + j]);
+    }
     inline const void *at(Int o, Int i) const { return weight + o * inputs + i; }
 };
 
 struct Int4 {
+    static constexpr bool PACKED = true;
     typedef Narrow Part;
     const uint8_t *weight;
     const uint32_t *scale;
@@ -172,7 +214,7 @@ struct Int4 {
     }
     inline Part part(Int o, Int i) const { return Part(wide(o, i)); }
     inline float one(Int, Int) const { return 0; }  // there are whole groups alone
-    inline float scaled(Int, float y) const { return y; }
+    inline void scale_up(Int, Int, float *) const {}
     inline const void *at(Int o, Int i) const { return weight + (o * inputs + i) / 2; }
 };
 
@@ -191,51 +233,87 @@ struct Target {
     Int across;
     const float *bias;
     bool add;
-    inline void put(Int row, Int o, float y) const {
-        float &at = to[row * across + o];
-        if (bias) y += bias[o];
-        at = add ? at + y : y;
+    inline void put(Int row, Int o, Int count, float *block) const {
+        float *at = to + row * across + o;
+        if (bias)
+            for (Int j = 0; j < count; j++) block[j] += bias[o + j];
+        if (add)
+            for (Int j = 0; j < count; j++) block[j] += at[j];
+        std::memcpy(at, block, sizeof(float) * count);
     }
 };
 
+constexpr Int AT_ONCE = LANES;  // outputs that are computed for all rows before those that follow
+
 // Outputs o … o + O of rows row … row + R.
-template <int O, int R, class W> inline void tile(const W &w, Int o, const Rows &x, Int row, const Target &y) {
+template <int O, int R, class W>
+inline void tile(const W &w, Int o, const Rows &x, Int row, float (*to)[AT_ONCE]) {
     typedef typename W::Part::Number Number;
-    Vec acc[O][R] = {};
+    Vec acc[R][O] = {};
     Int i = 0;
     for (; i + PART <= x.n; i += PART)
         for (int a = 0; a < O; a++) {
             __builtin_prefetch(w.at(o + a + 2, i));
             const typename W::Part part = w.part(o + a, i);
-            for (int r = 0; r < R; r++) acc[a][r] = part.times(x.at(row + r, i, Number()), acc[a][r]);
+            for (int r = 0; r < R; r++) acc[r][a] = part.times(x.at(row + r, i, Number()), acc[r][a]);
         }
-    for (int a = 0; a < O; a++)
-        for (int r = 0; r < R; r++) {
-            float rest = 0;
-            for (Int j = i; j < x.n; j++) rest += w.one(o + a, j) * x.wide[(row + r) * x.n + j];
-            y.put(row + r, o + a, w.scaled(o + a, sum(acc[a][r]) + rest));
-        }
+    float whole[R][O];
+    sums(&acc[0][0], O * R, &whole[0][0]);
+    for (; i < x.n; i++)
+        for (int r = 0; r < R; r++)
+            for (int a = 0; a < O; a++)  // said, because compilers would do it for some numbers of rows alone
+                whole[r][a] = std::fma(w.one(o + a, i), x.wide[(row + r) * x.n + i], whole[r][a]);
+    for (int r = 0; r < R; r++) std::memcpy(to[r], whole[r], sizeof whole[r]);
 }
 
 template <int R, class W>
 inline void some_rows(const W &w, Int begin, Int end, const Rows &x, Int &row, const Target &y) {
     constexpr int O = R <= 2 ? 1 : 2;  // one after another where memory is what is waited for
+    float block[R][AT_ONCE];
     Int o = begin;
-    for (; o + O <= end; o += O) tile<O, R>(w, o, x, row, y);
-    for (; o < end; o++) tile<1, R>(w, o, x, row, y);
+    for (; o + O <= end; o += O) tile<O, R>(w, o, x, row, (float(*)[AT_ONCE]) & block[0][o - begin]);
+    for (; o < end; o++) tile<1, R>(w, o, x, row, (float(*)[AT_ONCE]) & block[0][o - begin]);
+    for (int r = 0; r < R; r++) {
+        w.scale_up(begin, end - begin, block[r]);
+        y.put(row + r, begin, end - begin, block[r]);
+    }
     row += R;
 }
+
+template <class W> inline void all_rows(const W &w, Int begin, Int end, const Rows &x, Int rows, const Target &y) {
+    Int row = 0;
+    while (row + 8 <= rows) some_rows<8>(w, begin, end, x, row, y);
+    if (row + 4 <= rows) some_rows<4>(w, begin, end, x, row, y);
+    if (row + 2 <= rows) some_rows<2>(w, begin, end, x, row, y);
+    if (row < rows) some_rows<1>(w, begin, end, x, row, y);
+}
+
+// Some outputs of a matrix in the form in which they are multiplied, so that many rows do not each make it anew.
+template <class W> struct Unpacked {
+    typedef typename W::Part Part;
+    const W &w;
+    const Int first;
+    std::vector<Part> parts;
+    Unpacked(const W &packed, Int begin, Int end, Int n) : w(packed), first(begin) {
+        parts.reserve((end - begin) * n / PART);
+        for (Int o = begin; o < end; o++)
+            for (Int i = 0; i + PART <= n; i += PART) parts.push_back(w.part(o, i));
+    }
+    inline const Part &part(Int o, Int i) const { return parts[((o - first) * w.inputs + i) / PART]; }
+    inline float one(Int o, Int i) const { return w.one(o, i); }
+    inline void scale_up(Int o, Int count, float *y) const { w.scale_up(o, count, y); }
+    inline const void *at(Int o, Int i) const { return w.at(o, i); }
+};
 
 // Outputs begin … end for all rows. Weights come from memory once: a few outputs are computed for all rows
 // before those that follow.
 template <class W> void product(const W &w, Int begin, Int end, const Rows &x, Int rows, const Target &y) {
-    constexpr Int AT_ONCE = 16;
     for (Int from = begin; from < end; from += AT_ONCE) {
-        Int to = std::min(end, from + AT_ONCE), row = 0;
-        while (row + 8 <= rows) some_rows<8>(w, from, to, x, row, y);
-        if (row + 4 <= rows) some_rows<4>(w, from, to, x, row, y);
-        if (row + 2 <= rows) some_rows<2>(w, from, to, x, row, y);
-        if (row < rows) some_rows<1>(w, from, to, x, row, y);
+        Int to = std::min(end, from + AT_ONCE);
+        if (W::PACKED && rows > 16 && x.n % PART == 0)
+            all_rows(Unpacked<W>(w, from, to, x.n), from, to, x, rows, y);
+        else
+            all_rows(w, from, to, x, rows, y);
     }
 }
 
@@ -251,22 +329,19 @@ class Numbers {
     operator float *() { return lines.front().number; }
 };
 
-// A matrix times some rows x, which begin and end with a line; `space` has room for half as many floats.
-void multiply(const Matrix &m, Int begin, Int end, const float *x, Int rows, float *space, float *to, Int across,
-              bool add = false) {
-    Rows given{x, (const uint16_t *)space, m.inputs};
-#ifdef __AVX512BF16__
-    if (m.kind != FP32)
-        for (Int i = 0; i < rows * m.inputs; i += LANES) {
-            Halves halves = to_bf16(load<Vec>(x + i));
-            std::memcpy((uint16_t *)space + i, &halves, sizeof halves);
-        }
-#endif
-    const Target y{to, across, m.bias, add};
-    if (m.kind == FP32) product(Fp32(m), begin, end, given, rows, y);
-    if (m.kind == BF16) product(Bf16(m), begin, end, given, rows, y);
-    if (m.kind == INT8) product(Int8(m), begin, end, given, rows, y);
-    if (m.kind == INT4) product(Int4(m), begin, end, given, rows, y);
+// Numbers as they are multiplied with smaller weights; the last ones, of no whole part, are not looked at.
+inline void narrow(const float *from, Int n, uint16_t *to) {
+    for (Int i = 0; i + PART <= n; i += PART) {
+        Halves halves[] = {to_bf16(load<Vec>(from + i)), to_bf16(load<Vec>(from + i + LANES))};
+        std::memcpy(to + i, halves, sizeof halves);
+    }
+}
+
+void multiply(const Matrix &m, Int begin, Int end, const Rows &x, Int rows, const Target &y) {
+    if (m.kind == FP32) product(Fp32(m), begin, end, x, rows, y);
+    if (m.kind == BF16) product(Bf16(m), begin, end, x, rows, y);
+    if (m.kind == INT8) product(Int8(m), begin, end, x, rows, y);
+    if (m.kind == INT4) product(Int4(m), begin, end, x, rows, y);
 }
 
 }  // namespace
