@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import platform
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from sishu.generate.native_step import NativeStep
 from sishu.generate.paged_cache import PagedCache, Span
 from sishu.generate.quantise import Int4Linear, Small, Weights, ready
 from sishu.models.decoder import Decoder, DecoderConfig, Experts
-from sishu.native import decode
+from sishu.native import build, decode
 from sishu.native.build import library
 from sishu.nn.rotary import RopeScaling
 
@@ -178,6 +180,27 @@ def test_what_it_does_not_know_is_left_to_torch() -> None:
         assert NativeStep.of(decoder, some_cache(decoder)) is None
     decoder = some_decoder()
     assert NativeStep.of(decoder, some_cache(decoder)) is None, "it was not made ready"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs processors whose parts can be left unused")
+@pytest.mark.parametrize("without", ["-mno-avx512bf16", "-mno-avx512f", "-mno-fma"])
+@torch.inference_mode()
+def test_on_other_processors(without: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Code for a processor that has less: no products of bfloat16, no vectors of 512 bits."""
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, without))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    build._attempt.cache_clear()
+    try:
+        for kind in KINDS:
+            for shape in ("qwen3", "gpt2", "odd"):
+                decoder = ready(some_decoder(**SHAPES[shape]), kind)
+                step = NativeStep.of(decoder, some_cache(decoder))
+                assert step is not None, build.absence()
+                wanted = expected(unpacked(decoder), some_cache(decoder))
+                bound = 0.03 if without == "-mno-fma" and kind != "fp32" else 2e-5
+                assert (step(IDS, SPANS, EVERY) - wanted).abs().max() < bound * wanted.abs().max()
+    finally:
+        build._attempt.cache_clear()
 
 
 @torch.inference_mode()

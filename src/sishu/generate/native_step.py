@@ -52,8 +52,7 @@ class NativeStep:
         table = model.embedding if model.head is None else model.head
         head = table if isinstance(table, Small) else Fp32Linear(table.weight, None)
         self._outputs = c.vocabulary
-        many = isinstance(model.head, Small) and model.head.kind != "fp32" and built.many_rows()
-        self.most_rows = sys.maxsize if many else FEW_ROWS
+        self.most_rows = sys.maxsize if built.many_rows() else FEW_ROWS
         """Tokens of a step up to which this is faster than torch."""
         self.threads = min(torch.get_num_threads(), 1 + weight_bytes(model) // WORTH_A_THREAD)
         self._model = decode.Model(
@@ -76,8 +75,9 @@ class NativeStep:
         rotary = self._decoder.rotary(positions)
         turns = [None, None] if rotary is None else [part.contiguous() for part in rotary]
         longest = max(len(s.blocks) for s in spans)
-        blocks = [[*s.blocks, *[0] * (longest - len(s.blocks))] for s in spans for _ in range(s.count)]
-        blocks_NB, seen_N = torch.tensor(blocks), positions[0] + 1
+        blocks_TB = torch.tensor([[*s.blocks, *[0] * (longest - len(s.blocks))] for s in spans])
+        text_N = torch.tensor([text for text, s in enumerate(spans) for _ in range(s.count)])
+        seen_N = positions[0] + 1
         wanted_W, logits_WV = torch.tensor(wanted), torch.empty(len(wanted), self._outputs)
         begins = accumulate((s.count for s in spans), initial=0)
         groups = torch.tensor(
@@ -90,7 +90,7 @@ class NativeStep:
         step = decode.Step(
             *(len(ids), longest, self.threads, len(wanted), len(groups), x_ND.data_ptr()),
             *(None if part is None else part.data_ptr() for part in turns),
-            *(part.data_ptr() for part in (seen_N, blocks_NB, groups, wanted_W, logits_WV)),
+            *(part.data_ptr() for part in (seen_N, text_N, blocks_TB, groups, wanted_W, logits_WV)),
         )
         self._decode_step(byref(self._model), byref(step))
         return logits_WV

@@ -33,6 +33,8 @@ def absence() -> str:
 def _attempt() -> tuple[ctypes.CDLL | None, str]:
     if os.environ.get(SWITCH) == "0":
         return None, f"{SWITCH} is 0"
+    if os.name != "posix":
+        return None, f"it is not made for {platform.system()}"
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))), None)
     if compiler is None:
         return None, "there is no C++ compiler (c++, g++ or clang++)"

@@ -39,11 +39,12 @@ struct Group {  // at most TOGETHER neighbouring tokens of one text
 };
 
 struct Step {
-    Int rows, blocks_per_row, threads, answers, groups;
+    Int rows, blocks_per_text, threads, answers, groups;
     float *x;                 // (rows, width), embeddings; overwritten
     const float *cos, *sin;   // (rows, head_width / 2) or none
     const Int *seen;          // (rows,): positions up to and with this token
-    const Int *blocks;        // (rows, blocks_per_row)
+    const Int *text;          // (rows,): which text's token this is
+    const Int *blocks;        // (texts, blocks_per_text)
     const Group *group;       // (groups,)
     const Int *wanted;        // (answers,): rows whose logits are wanted
     float *logits;            // (answers, outputs of the head)
@@ -188,9 +189,10 @@ struct Pass {
 
     // Positions begin … end of a row's text, block by block: how many came before, the first slot, how many.
     template <class Do> void stretches(Int row, Int begin, Int end, Do each) const {
+        const Int *blocks = s.blocks + s.text[row] * s.blocks_per_text;
         for (Int at = begin; at < end;) {
             Int within = at % m.block_size, count = std::min(m.block_size - within, end - at);
-            each(at - begin, s.blocks[row * s.blocks_per_row + at / m.block_size] * m.block_size + within, count);
+            each(at - begin, blocks[at / m.block_size] * m.block_size + within, count);
             at += count;
         }
     }
@@ -381,8 +383,8 @@ extern "C" void decode_step(const Model *model, const Step *step) {
     for (auto &other : others) other.join();
 }
 
-// Whether weights smaller than float32 are multiplied faster here than by torch also with hundreds of rows:
-// on processors that multiply pairs of bfloat16, but not whole tiles, which torch knows how to use.
+// Whether this is faster than torch also with hundreds of rows: on processors that multiply pairs of bfloat16,
+// but not whole tiles, which torch knows how to use.
 extern "C" Int many_rows() {
 #if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
     return 1;

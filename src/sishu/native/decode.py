@@ -63,8 +63,11 @@ class Step(Structure):
     """The tokens of one pass."""
 
     _fields_ = [
-        *((name, c_int64) for name in ("rows", "blocks_per_row", "threads", "answers", "groups")),
-        *((name, c_void_p) for name in ("x", "cos", "sin", "seen", "blocks", "group", "wanted", "logits")),
+        *((name, c_int64) for name in ("rows", "blocks_per_text", "threads", "answers", "groups")),
+        *(
+            (name, c_void_p)
+            for name in ("x", "cos", "sin", "seen", "text", "blocks", "group", "wanted", "logits")
+        ),
     ]
 
 
