@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sishu.generate.native_step import NativeStep
 from sishu.generate.paged_cache import PagedCache, Span
-from sishu.generate.quantise import Int4Linear, Small, Weights, ready
+from sishu.generate.quantise import Int4Linear, ReadyLinear, Weights, ready
 from sishu.models.decoder import Decoder, DecoderConfig, Experts
 from sishu.native import build, decode
 from sishu.native.build import library
@@ -71,7 +71,7 @@ def some_cache(decoder: Decoder, seed: int = 1) -> PagedCache:
     return cache
 
 
-def dense(matrix: Small) -> Tensor:
+def dense(matrix: ReadyLinear) -> Tensor:
     """A matrix in float32, as its kind says that it is to be read."""
     weight = matrix.weight
     if matrix.kind == "int8":
@@ -88,7 +88,7 @@ def unpacked(decoder: Decoder) -> Decoder:
     decoder = copy.deepcopy(decoder)
     for module in list(decoder.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, Small):
+            if isinstance(child, ReadyLinear):
                 linear = torch.nn.Linear(child.inputs, child.outputs, bias=child.bias is not None)
                 linear.weight.data = dense(child)
                 if child.bias is not None:
@@ -144,6 +144,23 @@ def test_a_text_reads_the_same_alone_among_others_and_on_more_threads(shape: str
             alone(IDS[at : at + span.count], [span], range(span.count)), logits[at : at + span.count]
         )
         at += span.count
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", ["qwen3", "mistral", "odd"])
+@torch.inference_mode()
+def test_a_prompt_reads_the_same_in_pieces(shape: str, kind: Weights) -> None:
+    """To the last bit."""
+    decoder = ready(some_decoder(**SHAPES[shape]), kind)
+    at_once, in_pieces = NativeStep(decoder, some_cache(decoder)), NativeStep(decoder, some_cache(decoder, 2))
+    ids = torch.randint(0, 320, (60,), generator=torch.Generator().manual_seed(5)).tolist()
+    blocks = (4, 1, 7, 3, 2, 9, 0, 5)
+    whole = at_once(ids, [Span(0, 60, blocks)], range(60))
+    read = 0
+    for count in (1, 30, 7, 22):
+        piece = in_pieces(ids[read : read + count], [Span(read, count, blocks)], range(count))
+        assert torch.equal(piece, whole[read : read + count])
+        read += count
 
 
 @pytest.mark.parametrize("rows", range(1, 20))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sishu.generate.paged_cache import PagedCache, Span
-from sishu.generate.quantise import Fp32Linear, JoinedAttention, JoinedSwiGLU, Small, weight_bytes
+from sishu.generate.quantise import Fp32Linear, JoinedAttention, JoinedSwiGLU, ReadyLinear, weight_bytes
 from sishu.models.decoder import Block, Decoder
 from sishu.native import decode
 from sishu.native.build import library
@@ -50,7 +50,7 @@ class NativeStep:
         blocks = [self._block(cast(Block, block)) for block in model.blocks]
         self._layers = (decode.Layer * len(blocks))(*blocks)
         table = model.embedding if model.head is None else model.head
-        head = table if isinstance(table, Small) else Fp32Linear(table.weight, None)
+        head = table if isinstance(table, ReadyLinear) else Fp32Linear(table.weight, None)
         self._outputs = c.vocabulary
         self.most_rows = sys.maxsize if built.many_rows() else FEW_ROWS
         """Tokens of a step up to which this is faster than torch."""
@@ -114,7 +114,7 @@ class NativeStep:
         return decode.Norm(weight, bias, cast(float, norm.eps))
 
     def _matrix(self, module: nn.Module) -> decode.Matrix:
-        assert isinstance(module, Small)
+        assert isinstance(module, ReadyLinear)
         weight, scale = module.weight, getattr(module, "scale", None)
         kind = decode.KINDS.index(module.kind)
         assert weight.dtype == decode.TYPES[kind], f"{weight.dtype} is no {module.kind}"

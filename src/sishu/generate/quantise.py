@@ -3,7 +3,7 @@ or 4 bits.
 
 To write one token every weight is read once, so the time it takes is that of reading them: half the bytes,
 twice the tokens. The stream stays in float32; matrices multiply in bfloat16 where their weights are smaller.
-A few tokens at once go through compiled code where that is to be had (`sishu.generate.native_step`).
+Where there is compiled code, it does the same without the interpreter (`sishu.generate.native_step`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FEW_ROWS = 8
 """Rows up to which 8-bit weights are multiplied as they are; for more, a bfloat16 copy is faster."""
 
 
-class Small(nn.Module):
+class ReadyLinear(nn.Module):
     """A matrix (outputs, inputs) that is ready to be multiplied with: (…, I) -> (…, O)."""
 
     kind: Weights
@@ -58,42 +58,42 @@ class Small(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-class Fp32Linear(Small):
+class Fp32Linear(ReadyLinear):
     """A matrix as it is."""
 
     kind = "fp32"
 
     def store(self, weight_OI: Tensor) -> None:
-        """See `Small.store`."""
+        """See `ReadyLinear.store`."""
         self.register_buffer("weight", weight_OI)
 
     def product(self, rows_NI: Tensor) -> Tensor:
-        """See `Small.product`."""
+        """See `ReadyLinear.product`."""
         return F.linear(rows_NI, self.weight)
 
 
-class Bf16Linear(Small):
+class Bf16Linear(ReadyLinear):
     """A matrix in bfloat16."""
 
     kind = "bf16"
 
     def store(self, weight_OI: Tensor) -> None:
-        """See `Small.store`."""
+        """See `ReadyLinear.store`."""
         self.register_buffer("weight", weight_OI.to(torch.bfloat16))
 
     def product(self, rows_NI: Tensor) -> Tensor:
-        """See `Small.product`."""
+        """See `ReadyLinear.product`."""
         return F.linear(rows_NI.to(torch.bfloat16), self.weight)
 
 
-class Int8Linear(Small):
+class Int8Linear(ReadyLinear):
     """A matrix in 8 bits with a scale for each output."""
 
     kind = "int8"
     scale: Tensor
 
     def store(self, weight_OI: Tensor) -> None:
-        """See `Small.store`."""
+        """See `ReadyLinear.store`."""
         # the scale that is stored is the one rounded with, so that its own rounding costs nothing
         scale_O = (weight_OI.float().abs().amax(1) / 127).clamp(min=1e-12).to(torch.bfloat16)
         codes_OI = (weight_OI.float() / scale_O.float()[:, None]).round().clamp(-127, 127)
@@ -101,21 +101,21 @@ class Int8Linear(Small):
         self.register_buffer("scale", scale_O)
 
     def product(self, rows_NI: Tensor) -> Tensor:
-        """See `Small.product`."""
+        """See `ReadyLinear.product`."""
         rows_NI = rows_NI.to(torch.bfloat16)
         if len(rows_NI) <= FEW_ROWS and rows_NI.device.type == "cpu":
             return cast(Tensor, torch.ops.aten._weight_int8pack_mm(rows_NI, self.weight, self.scale))
         return F.linear(rows_NI, self.weight.to(torch.bfloat16)) * self.scale
 
 
-class Int4Linear(Small):
+class Int4Linear(ReadyLinear):
     """A matrix in 4 bits, with a scale and a lowest value for each group of 32 inputs."""
 
     kind = "int4"
     scale: Tensor
 
     def store(self, weight_OI: Tensor) -> None:
-        """See `Small.store`."""
+        """See `ReadyLinear.store`."""
         groups_OGg = weight_OI.float().view(len(weight_OI), -1, GROUP)
         low_OG = groups_OGg.amin(2).to(torch.bfloat16)
         scale_OG = (groups_OGg.amax(2) - low_OG.float()) / 15
@@ -134,7 +134,7 @@ class Int4Linear(Small):
             self.register_buffer("scale", torch.stack((scale_OG, low_OG), 2))
 
     def product(self, rows_NI: Tensor) -> Tensor:
-        """See `Small.product`."""
+        """See `ReadyLinear.product`."""
         rows_NI, weight, scale = rows_NI.to(torch.bfloat16), self.weight, self.scale
         if self.for_torch:
             return cast(Tensor, torch.ops.aten._weight_int4pack_mm_for_cpu(rows_NI, weight, GROUP, scale))

@@ -250,7 +250,7 @@ struct Pass {
                     stretches(row, begin, end, [&](Int at, Int slot, Int n) {
                         const float *value = cached(m.values, layer, kv_head, slot) + k;
                         const float *score = &a.scores[r * a.across + begin - base + at];
-                        for (Int i = 0; i < n; i++) sum += score[i] * value[i * size];
+                        for (Int i = 0; i < n; i++) sum = std::fma(score[i], value[i * size], sum);
                     });
                     y[r * out + k] = sum * a.share[r];
                 }
