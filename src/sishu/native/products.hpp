@@ -111,15 +111,24 @@ template <class Byte> inline Whole widened(const Byte *from) {
 }
 #endif
 
+// Numbers that stay in their register, where compilers would fetch them anew for each product.
+template <class T> inline T held(T value) {
+#ifdef __AVX512F__
+    asm("" : "+v"(value));
+#endif
+    return value;
+}
+
 // 32 neighbouring weights of a row in float32, and what they add to a sum. Where the processor multiplies
 // pairs of bfloat16, weights that are smaller than float32 are multiplied so.
 
 struct Wide {
     typedef float Number;
     Vec a, b;
-    inline Vec times(const float *x, Vec acc) const {
-        acc += a * load<Vec>(x);
-        return acc + b * load<Vec>(x + LANES);
+    static inline Wide of(const float *x) { return {held(load<Vec>(x)), held(load<Vec>(x + LANES))}; }
+    inline Vec times(const Wide &x, Vec acc) const {
+        acc += a * x.a;
+        return acc + b * x.b;
     }
 };
 
@@ -127,10 +136,15 @@ struct Wide {
 struct Narrow {
     typedef uint16_t Number;
     __m512bh pairs;
+    Narrow() = default;
     explicit Narrow(const Wide &w) : pairs(_mm512_cvtne2ps_pbh((__m512)w.b, (__m512)w.a)) {}
     explicit Narrow(const uint16_t *from) : pairs(load<__m512bh>(from)) {}
-    inline Vec times(const uint16_t *x, Vec acc) const {
-        return (Vec)_mm512_dpbf16_ps((__m512)acc, pairs, load<__m512bh>(x));
+    static inline Narrow of(const uint16_t *x) {
+        const Vec numbers = held(load<Vec>(x));
+        return Narrow((const uint16_t *)&numbers);
+    }
+    inline Vec times(const Narrow &x, Vec acc) const {
+        return (Vec)_mm512_dpbf16_ps((__m512)acc, pairs, x.pairs);
     }
 };
 #else
@@ -251,12 +265,17 @@ inline void tile(const W &w, Int o, const Rows &x, Int row, float (*to)[AT_ONCE]
     typedef typename W::Part::Number Number;
     Vec acc[R][O] = {};
     Int i = 0;
-    for (; i + PART <= x.n; i += PART)
+    for (; i + PART <= x.n; i += PART) {
+        typename W::Part parts[O];
         for (int a = 0; a < O; a++) {
             __builtin_prefetch(w.at(o + a + 2, i));
-            const typename W::Part part = w.part(o + a, i);
-            for (int r = 0; r < R; r++) acc[r][a] = part.times(x.at(row + r, i, Number()), acc[r][a]);
+            parts[a] = w.part(o + a, i);
         }
+        for (int r = 0; r < R; r++) {
+            const typename W::Part other = W::Part::of(x.at(row + r, i, Number()));
+            for (int a = 0; a < O; a++) acc[r][a] = parts[a].times(other, acc[r][a]);
+        }
+    }
     float whole[R][O];
     sums(&acc[0][0], O * R, &whole[0][0]);
     for (; i < x.n; i++)
