@@ -12,10 +12,12 @@ import pytest
 from sishu import cli
 from sishu.console import UserError
 from sishu.evaluate.few_shot import answers
-from sishu.evaluate_commands import examples_at, numbers, open_engine, prompt_names
+from sishu.evaluate_commands import examples_at, numbers, prompt_names
+from sishu.generate.batching import BatchingEngine
 from sishu.models.decoder import Decoder
 from sishu.models.folder import save_model
 from sishu.models.longer import longer
+from sishu.serve.models_of_run import model_at
 from sishu.stages.lengthen import stretched
 from sishu.tokenizer.tokenizer import Tokenizer
 
@@ -75,7 +77,7 @@ def test_one_question_is_answered_behind_all_examples(
     assert (
         command(monkeypatch, "few-shot", model, data, "--ask", "thing", "--ask", "x", "--max-tokens", 9) == 0
     )
-    engine, examples = open_engine(model), examples_at(str(data))
+    engine, examples = BatchingEngine.load(model_at(model)), examples_at(str(data))
     expected = [line for answer in answers(engine, examples, ["thing", "x"]) for line in answer.split("\n")]
     said = capsys.readouterr().out.splitlines()
     assert len(said) == len(expected) and all(e.startswith(s) for e, s in zip(expected, said, strict=True))

@@ -43,7 +43,7 @@ def _attempt() -> tuple[ctypes.CDLL | None, str]:
     except subprocess.CalledProcessError as error:
         said = [line for line in error.stderr.decode(errors="replace").splitlines() if "error" in line]
         return None, f"{compiler} failed: {said[0] if said else error.returncode}"
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: there is no home
         return None, str(error)
 
 
