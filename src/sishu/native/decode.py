@@ -17,7 +17,7 @@ TOGETHER = 8
 TYPES = (torch.float32, torch.bfloat16, torch.int8, torch.uint8)
 """Of the weights of each kind. Outputs of 8 bits have a scale in bfloat16; of 4 bits, two inputs lie in a
 byte, number j of a group of 32 in the low half of byte j, number j + 16 in its high half, and a group has a
-scale and a middle in bfloat16, next to each other."""
+scale and a lowest value in bfloat16, next to each other."""
 
 
 class Matrix(Structure):
