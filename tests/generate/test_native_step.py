@@ -222,6 +222,15 @@ def test_on_other_processors(without: str, monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 @torch.inference_mode()
+def test_a_decoder_opened_in_bfloat16_is_computed_in_float32() -> None:
+    decoder = ready(some_decoder().to(torch.bfloat16))
+    step = NativeStep.of(decoder, some_cache(decoder))
+    assert step is not None
+    wanted = expected(decoder, some_cache(decoder))
+    torch.testing.assert_close(step(IDS, SPANS, EVERY), wanted, atol=2e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
 def test_four_bits_are_unpacked_alike() -> None:
     weight = torch.randn(70, 96, generator=torch.Generator().manual_seed(2))
     four = Int4Linear(weight, None)

@@ -59,13 +59,13 @@ class ReadyLinear(nn.Module):
 
 
 class Fp32Linear(ReadyLinear):
-    """A matrix as it is."""
+    """A matrix in float32."""
 
     kind = "fp32"
 
     def store(self, weight_OI: Tensor) -> None:
         """See `ReadyLinear.store`."""
-        self.register_buffer("weight", weight_OI)
+        self.register_buffer("weight", weight_OI.float())
 
     def product(self, rows_NI: Tensor) -> Tensor:
         """See `ReadyLinear.product`."""
