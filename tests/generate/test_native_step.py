@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,11 @@ IDS = torch.randint(
 ).tolist()
 
 EVERY = range(len(IDS))
+MANY = [Span(5, 47, (4, 1, 7, 3, 2, 9, 0)), Span(17, 1, (5, 11, 6)), Span(0, 7, (8,))]
+"""More tokens than are multiplied row by row, so that weights are laid out anew."""
+MANY_IDS = torch.randint(
+    0, 320, (sum(s.count for s in MANY),), generator=torch.Generator().manual_seed(8)
+).tolist()
 
 
 def some_decoder(**more: Any) -> Decoder:
@@ -97,8 +103,10 @@ def unpacked(decoder: Decoder) -> Decoder:
     return decoder
 
 
-def expected(decoder: Decoder, cache: PagedCache) -> Tensor:
-    states = decoder.hidden(torch.tensor([IDS]), cache.layout(SPANS))[0]
+def expected(
+    decoder: Decoder, cache: PagedCache, ids: Sequence[int] = IDS, spans: Sequence[Span] = SPANS
+) -> Tensor:
+    states = decoder.hidden(torch.tensor([ids]), cache.layout(list(spans)))[0]
     return decoder.logits(states)
 
 
@@ -123,6 +131,16 @@ def test_it_is_what_the_decoder_computes(shape: str, kind: Weights) -> None:
     before = some_cache(decoder)
     assert torch.equal(cache.keys[:, :, untouched], before.keys[:, :, untouched])
     assert torch.equal(cache.values[:, :, untouched], before.values[:, :, untouched])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.inference_mode()
+def test_prompts_are_what_the_decoder_computes(shape: str, kind: Weights) -> None:
+    decoder = ready(some_decoder(**SHAPES[shape]), kind)
+    found = NativeStep(decoder, some_cache(decoder))(MANY_IDS, MANY, range(len(MANY_IDS)))
+    wanted = expected(unpacked(decoder), some_cache(decoder), MANY_IDS, MANY)
+    assert (found - wanted).abs().max() < (2e-5 if kind == "fp32" else 0.03) * wanted.abs().max()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -217,6 +235,12 @@ def test_on_other_processors(without: str, monkeypatch: pytest.MonkeyPatch, tmp_
                 # without that one, numbers are still multiplied in bfloat16
                 bound = 0.03 if without == "-mno-fma" and kind != "fp32" else 2e-5
                 assert (step(IDS, SPANS, EVERY) - wanted).abs().max() < bound * wanted.abs().max()
+                whole = NativeStep(decoder, some_cache(decoder))(MANY_IDS, MANY, range(len(MANY_IDS)))
+                alone = NativeStep(decoder, some_cache(decoder))(MANY_IDS[:47], MANY[:1], range(47))
+                one = NativeStep(decoder, some_cache(decoder))([MANY_IDS[47]], MANY[1:2], [0])
+                assert torch.equal(whole[:48], torch.cat((alone, one)))
+                wanted = expected(unpacked(decoder), some_cache(decoder), MANY_IDS, MANY)
+                assert (whole - wanted).abs().max() < bound * wanted.abs().max()
     finally:
         build._attempt.cache_clear()
 

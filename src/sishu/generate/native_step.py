@@ -52,6 +52,8 @@ class NativeStep:
         table = model.embedding if model.head is None else model.head
         head = table if isinstance(table, ReadyLinear) else Fp32Linear(table.weight, None)
         self._outputs = c.vocabulary
+        self._together = max(1, decode.QUERIES * c.kv_heads // c.heads)
+        """Neighbouring tokens of a text that are looked up together at most."""
         self.most_rows = sys.maxsize if built.many_rows() else FEW_ROWS
         """Tokens of a step up to which this is faster than torch."""
         self.threads = min(torch.get_num_threads(), 1 + weight_bytes(model) // WORTH_A_THREAD)
@@ -82,9 +84,9 @@ class NativeStep:
         begins = accumulate((s.count for s in spans), initial=0)
         groups = torch.tensor(
             [
-                (begin + at, min(decode.TOGETHER, s.count - at))
+                (begin + at, min(self._together, s.count - at))
                 for s, begin in zip(spans, begins, strict=False)
-                for at in range(0, s.count, decode.TOGETHER)
+                for at in range(0, s.count, self._together)
             ]
         )
         step = decode.Step(

@@ -12,8 +12,9 @@ from sishu.native.build import library
 
 KINDS = ("fp32", "bf16", "int8", "int4")
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
-TOGETHER = 8
-"""Neighbouring tokens of a text that form a group at most."""
+QUERIES = 48
+"""Queries that are looked up together at most: of neighbours in a text, those of the heads that share
+keys."""
 TYPES = (torch.float32, torch.bfloat16, torch.int8, torch.uint8)
 """Of the weights of each kind. Outputs of 8 bits have a scale in bfloat16; of 4 bits, two inputs lie in a
 byte, number j of a group of 32 in the low half of byte j, number j + 16 in its high half, and a group has a

@@ -1,27 +1,18 @@
-// Products of a matrix in float32, bfloat16, 8 or 4 bits with a few rows of numbers.
+// Products of a matrix in float32, bfloat16, 8 or 4 bits with a few rows of numbers, for which memory is what
+// is waited for: weights are read once, row by row.
 //
 // A number is added up in the same order whatever else is computed beside it, so that a row gives the same
 // alone and among others, on one thread and on many.
 
 #pragma once
 
+#include "vectors.hpp"
+
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <type_traits>
-#include <vector>
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
 
-typedef int64_t Int;
-constexpr Int LANES = 16;
 constexpr Int PART = 2 * LANES;  // neighbouring weights that are taken at once
-typedef float Vec __attribute__((vector_size(4 * LANES)));
-typedef uint32_t Bits __attribute__((vector_size(4 * LANES)));
-typedef int32_t Whole __attribute__((vector_size(4 * LANES)));
-typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
 
 enum Kind : Int { FP32, BF16, INT8, INT4 };
 
@@ -34,127 +25,49 @@ struct Matrix {  // (outputs, inputs); laid out as sishu.native.decode has it
 
 namespace {
 
-template <class T> inline T load(const void *from) {
-    T value;
-    std::memcpy(&value, from, sizeof value);
-    return value;
-}
-
-inline Vec whole(float value) { return value - Vec{}; }
-
-// The numbers of a vector added up, and of sixteen at once, each in the same order.
-#ifdef __AVX512F__
-inline float sum(Vec vector) {
-    __m512 v = (__m512)vector;
-    v = _mm512_add_ps(v, _mm512_permute_ps(v, 0x4e));
-    v = _mm512_add_ps(v, _mm512_permute_ps(v, 0xb1));
-    v = _mm512_add_ps(v, _mm512_shuffle_f32x4(v, v, 0xb1));
-    return _mm512_cvtss_f32(_mm512_add_ps(v, _mm512_shuffle_f32x4(v, v, 0x4e)));
-}
-
-inline void sums(const Vec *vectors, Int count, float *to) {
-    for (; count >= LANES; count -= LANES, vectors += LANES, to += LANES) {
-        __m512 v[LANES];
-        std::memcpy(v, vectors, sizeof v);
-        for (int i = 0; i < 8; i++)
-            v[i] = _mm512_add_ps(_mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]));
-        for (int i = 0; i < 4; i++) {
-            __m512d a = _mm512_castps_pd(v[2 * i]), b = _mm512_castps_pd(v[2 * i + 1]);
-            v[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
-        }
-        for (int left = 2; left; left /= 2)
-            for (int i = 0; i < left; i++)
-                v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[2 * i], v[2 * i + 1], 0x88),
-                                     _mm512_shuffle_f32x4(v[2 * i], v[2 * i + 1], 0xdd));
-        std::memcpy(to, v, sizeof v[0]);
-    }
-    for (Int i = 0; i < count; i++) to[i] = sum(vectors[i]);
-}
-#else
-inline float sum(Vec v) {
-    typedef float Half __attribute__((vector_size(2 * LANES)));
-    typedef float Quarter __attribute__((vector_size(LANES)));
-    Half halves[2], half;
-    std::memcpy(halves, &v, sizeof v);
-    half = halves[0] + halves[1];
-    Quarter quarters[2], q;
-    std::memcpy(quarters, &half, sizeof half);
-    q = quarters[0] + quarters[1];
-    return (q[0] + q[2]) + (q[1] + q[3]);
-}
-
-inline void sums(const Vec *vectors, Int count, float *to) {
-    for (Int i = 0; i < count; i++) to[i] = sum(vectors[i]);
-}
-#endif
-
-inline float from_bf16(uint16_t half) {
-    uint32_t bits = uint32_t(half) << 16;
-    return load<float>(&bits);
-}
-
-inline Halves to_bf16(Vec v) {  // to the nearest, ties to even
-    Bits bits = load<Bits>(&v);
-    bits = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
-    return __builtin_convertvector(bits, Halves);
-}
-
-// Bytes to 32 bits; compilers make a long way of it themselves.
-#ifdef __AVX512F__
-inline Whole widened(const int8_t *from) { return (Whole)_mm512_cvtepi8_epi32(load<__m128i>(from)); }
-inline Whole widened(const uint8_t *from) { return (Whole)_mm512_cvtepu8_epi32(load<__m128i>(from)); }
-#else
-template <class Byte> inline Whole widened(const Byte *from) {
-    Whole w;
-    for (Int j = 0; j < LANES; j++) w[j] = from[j];
-    return w;
-}
-#endif
-
-// Numbers that stay in their register, where compilers would fetch them anew for each product.
-template <class T> inline T held(T value) {
-#ifdef __AVX512F__
-    asm("" : "+v"(value));
-#endif
-    return value;
-}
-
 // 32 neighbouring weights of a row in float32, and what they add to a sum. Where the processor multiplies
 // pairs of bfloat16, weights that are smaller than float32 are multiplied so.
 
 struct Wide {
     typedef float Number;
+    static constexpr Int EACH = 1;  // numbers in a lane of a vector
     Vec a, b;
     static inline Wide of(const float *x) { return {held(load<Vec>(x)), held(load<Vec>(x + LANES))}; }
-    inline Vec times(const Wide &x, Vec acc) const {
-        acc += a * x.a;
-        return acc + b * x.b;
-    }
+    static inline Wide rounded(const float *x) { return {load<Vec>(x), load<Vec>(x + LANES)}; }
+    static inline Vec times(Vec w, Vec x, Vec acc) { return acc + w * x; }
+    inline Vec times(const Wide &x, Vec acc) const { return times(b, x.b, times(a, x.a, acc)); }
 };
 
 #ifdef __AVX512BF16__
 struct Narrow {
     typedef uint16_t Number;
-    __m512bh pairs;
+    static constexpr Int EACH = 2;
+    Vec pairs;
     Narrow() = default;
-    explicit Narrow(const Wide &w) : pairs(_mm512_cvtne2ps_pbh((__m512)w.b, (__m512)w.a)) {}
-    explicit Narrow(const uint16_t *from) : pairs(load<__m512bh>(from)) {}
+    explicit Narrow(const Wide &w) : pairs((Vec)_mm512_cvtne2ps_pbh((__m512)w.b, (__m512)w.a)) {}
+    explicit Narrow(const uint16_t *from) : pairs(load<Vec>(from)) {}
     static inline Narrow of(const uint16_t *x) {
         const Vec numbers = held(load<Vec>(x));
         return Narrow((const uint16_t *)&numbers);
     }
-    inline Vec times(const Narrow &x, Vec acc) const {
-        return (Vec)_mm512_dpbf16_ps((__m512)acc, pairs, x.pairs);
+    static inline Narrow rounded(const float *x) {
+        const Halves halves[] = {to_bf16(load<Vec>(x)), to_bf16(load<Vec>(x + LANES))};
+        return Narrow((const uint16_t *)halves);
     }
+    static inline Vec times(Vec w, Vec x, Vec acc) {
+        return (Vec)_mm512_dpbf16_ps((__m512)acc, (__m512bh)w, (__m512bh)x);
+    }
+    inline Vec times(const Narrow &x, Vec acc) const { return times(pairs, x.pairs, acc); }
 };
 #else
 typedef Wide Narrow;
 #endif
 
+constexpr bool PAIRS = Narrow::EACH == 2;
+
 // What a matrix is read by: a part, one weight, the last step of a sum over a row, a hint to fetch ahead.
 
 struct Fp32 {
-    static constexpr bool PACKED = false;
     typedef Wide Part;
     const float *weight;
     Int inputs;
@@ -170,7 +83,6 @@ struct Fp32 {
 };
 
 struct Bf16 {
-    static constexpr bool PACKED = false;
     typedef Narrow Part;
     const uint16_t *weight;
     Int inputs;
@@ -191,7 +103,6 @@ struct Bf16 {
 };
 
 struct Int8 {
-    static constexpr bool PACKED = true;
     typedef Narrow Part;
     const int8_t *weight;
     const uint16_t *scale;
@@ -211,7 +122,6 @@ struct Int8 {
 };
 
 struct Int4 {
-    static constexpr bool PACKED = true;
     typedef Narrow Part;
     const uint8_t *weight;
     const uint32_t *scale;
@@ -232,28 +142,31 @@ struct Int4 {
     inline const void *at(Int o, Int i) const { return weight + (o * inputs + i) / 2; }
 };
 
-// Rows of n numbers, in float32 and, where that is how they are multiplied, in bfloat16.
+// Rows of n numbers, in float32 and, where that is how they are multiplied, in bfloat16; many are laid out anew
+// instead (many_rows.hpp).
 struct Rows {
     const float *wide;
     const uint16_t *narrow;
+    const Bits *laid_out;
     Int n;
     inline const float *at(Int row, Int i, float) const { return wide + row * n + i; }
     inline const uint16_t *at(Int row, Int i, uint16_t) const { return narrow + row * n + i; }
 };
 
-// Where outputs go: rows of `across` numbers, which are replaced or added to.
+// Where outputs from `first` on go: rows of `across` numbers, which are replaced or added to.
 struct Target {
     float *to;
-    Int across;
+    Int first, across;
     const float *bias;
     bool add;
+    inline float *at(Int row, Int o) const { return to + row * across + o - first; }
     inline void put(Int row, Int o, Int count, float *block) const {
-        float *at = to + row * across + o;
+        float *kept = at(row, o);
         if (bias)
             for (Int j = 0; j < count; j++) block[j] += bias[o + j];
         if (add)
-            for (Int j = 0; j < count; j++) block[j] += at[j];
-        std::memcpy(at, block, sizeof(float) * count);
+            for (Int j = 0; j < count; j++) block[j] += kept[j];
+        std::memcpy(kept, block, sizeof(float) * count);
     }
 };
 
@@ -307,60 +220,11 @@ template <class W> inline void all_rows(const W &w, Int begin, Int end, const Ro
     if (row < rows) some_rows<1>(w, begin, end, x, row, y);
 }
 
-// Some outputs of a matrix in the form in which they are multiplied, so that many rows do not each make it anew.
-template <class W> struct Unpacked {
-    typedef typename W::Part Part;
-    const W &w;
-    const Int first;
-    std::vector<Part> parts;
-    Unpacked(const W &packed, Int begin, Int end, Int n) : w(packed), first(begin) {
-        parts.reserve((end - begin) * n / PART);
-        for (Int o = begin; o < end; o++)
-            for (Int i = 0; i + PART <= n; i += PART) parts.push_back(w.part(o, i));
-    }
-    inline const Part &part(Int o, Int i) const { return parts[((o - first) * w.inputs + i) / PART]; }
-    inline float one(Int o, Int i) const { return w.one(o, i); }
-    inline void scale_up(Int o, Int count, float *y) const { w.scale_up(o, count, y); }
-    inline const void *at(Int o, Int i) const { return w.at(o, i); }
-};
-
 // Outputs begin … end for all rows. Weights come from memory once: a few outputs are computed for all rows
 // before those that follow.
 template <class W> void product(const W &w, Int begin, Int end, const Rows &x, Int rows, const Target &y) {
-    for (Int from = begin; from < end; from += AT_ONCE) {
-        Int to = std::min(end, from + AT_ONCE);
-        if (W::PACKED && rows > 16 && x.n % PART == 0)
-            all_rows(Unpacked<W>(w, from, to, x.n), from, to, x, rows, y);
-        else
-            all_rows(w, from, to, x, rows, y);
-    }
-}
-
-struct alignas(4 * LANES) Line {  // what is loaded at once should not lie across two lines of the cache
-    float number[LANES];
-};
-
-class Numbers {
-    std::vector<Line> lines;
-
-  public:
-    explicit Numbers(Int size) : lines((size + LANES - 1) / LANES) {}
-    operator float *() { return lines.front().number; }
-};
-
-// Numbers as they are multiplied with smaller weights; the last ones, of no whole part, are not looked at.
-inline void narrow(const float *from, Int n, uint16_t *to) {
-    for (Int i = 0; i + PART <= n; i += PART) {
-        Halves halves[] = {to_bf16(load<Vec>(from + i)), to_bf16(load<Vec>(from + i + LANES))};
-        std::memcpy(to + i, halves, sizeof halves);
-    }
-}
-
-void multiply(const Matrix &m, Int begin, Int end, const Rows &x, Int rows, const Target &y) {
-    if (m.kind == FP32) product(Fp32(m), begin, end, x, rows, y);
-    if (m.kind == BF16) product(Bf16(m), begin, end, x, rows, y);
-    if (m.kind == INT8) product(Int8(m), begin, end, x, rows, y);
-    if (m.kind == INT4) product(Int4(m), begin, end, x, rows, y);
+    for (Int from = begin; from < end; from += AT_ONCE)
+        all_rows(w, from, std::min(end, from + AT_ONCE), x, rows, y);
 }
 
 }  // namespace
