@@ -22,6 +22,7 @@ from sishu.console import UserError
 from sishu.generate.blocks import Blocks, Key, key_of
 from sishu.generate.draws import seed_of
 from sishu.generate.engine import Completion
+from sishu.generate.graph_step import GraphStep
 from sishu.generate.log_probabilities import LogProbabilities, following_log_probs, top_log_probs
 from sishu.generate.native_step import NativeStep
 from sishu.generate.paged_cache import PagedCache, Span
@@ -61,6 +62,7 @@ class BatchingEngine:
             c.layers, c.kv_heads, c.head_width, blocks, s.block_size, self.device, self.dtype
         )
         self._native = NativeStep.of(model, self.cache)
+        self._graph = GraphStep.of(model, self.cache)
         self.blocks = Blocks(blocks)
         self._guides: Guides | None = None
         self.waiting: deque[Text] = deque()
@@ -168,6 +170,9 @@ class BatchingEngine:
         ]
         if self._native is not None and not noted and len(ids) <= self._native.most_rows:
             return self._native(ids, spans, rows)
+        if self._graph is not None and not noted and (shape := self._graph.shape(spans)) is not None:
+            logits_BV = self._graph(ids, spans, shape)
+            return logits_BV if len(rows) == len(due) else logits_BV[rows]
         ids_1N = torch.tensor([ids], device=self.device)
         states_ND = self.model.hidden(ids_1N, self.cache.layout(spans))[0]
         for text, begin, end in noted:

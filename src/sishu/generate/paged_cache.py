@@ -23,7 +23,8 @@ class Span:
 
 
 class PagedCache:
-    """Keys and values of all layers, (L, G, slots, K) each; a block is `block_size` neighbouring slots."""
+    """Keys and values of all layers, (L, G, slots, K) each; a block is `block_size` neighbouring slots. One
+    more block than asked for, the last one, belongs to no text."""
 
     def __init__(
         self,
@@ -36,7 +37,9 @@ class PagedCache:
         dtype: torch.dtype,
     ) -> None:
         self.block_size = block_size
-        shape = (layers, kv_heads, blocks * block_size, head_width)
+        self.spare = blocks
+        """The block that belongs to no text, for rows that only fill up a batch (`GraphStep`)."""
+        shape = (layers, kv_heads, (blocks + 1) * block_size, head_width)
         # untouched memory costs nothing on a CPU, so the pool may be larger than what is used of it
         self.keys = torch.empty(shape, device=device, dtype=dtype)
         self.values = torch.empty(shape, device=device, dtype=dtype)
