@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sishu.batches.batch import Batch
 from sishu.models.decoder import Decoder, DecoderConfig, Scorer
-from sishu.objectives.language import token_losses
+from sishu.objectives.language import next_token
 from sishu.objectives.ppo import PPO, ActorCritic, AdaptiveKL
 from sishu.stages.cost import activation_bytes, forward, memory, muon_flops, optimizer_bytes
 from sishu.train.optimizer import Optimizer, orthogonalise
@@ -59,7 +59,7 @@ def test_parameters_are_those_of_a_real_decoder(shape: DecoderConfig) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_flops_of_training_are_those_pytorch_counts(shape: DecoderConfig) -> None:
     model, ids = Decoder(shape), torch.zeros(3, 32, dtype=torch.long)
-    products, attention = counted(lambda: token_losses(model, ids, ids).mean().backward())
+    products, attention = counted(lambda: language_loss(model, ids).backward())
     plan = forward(shape, tokens=96, length=32, head_tokens=96) * 3
     assert plan.products == pytest.approx(products, rel=0.02)
     assert plan.attention == attention
@@ -70,7 +70,7 @@ def test_logits_of_part_of_the_tokens_cost_their_part() -> None:
     model, ids = Decoder(SMALL), torch.zeros(3, 32, dtype=torch.long)
     targets = ids.clone()
     targets[:, :24] = -100
-    products, _ = counted(lambda: token_losses(model, ids, targets).mean().backward())
+    products, _ = counted(lambda: language_loss(model, ids, targets).backward())
     assert (forward(SMALL, 96, 32, 24) * 3).products == pytest.approx(products, rel=0.02)
 
 
@@ -91,6 +91,10 @@ def test_flops_of_muon_are_those_pytorch_counts() -> None:
     block = [p for n, p in Decoder(SMALL).named_parameters() if p.ndim == 2 and n.startswith("blocks.0")]
     products, _ = counted(lambda: [orthogonalise(p.detach()) for p in block])
     assert muon_flops(SMALL) == SMALL.layers * products
+
+
+def language_loss(model: Decoder, ids: Tensor, targets: Tensor | None = None) -> Tensor:
+    return next_token(model, Batch({"ids": ids, "targets": ids if targets is None else targets}, 1.0)).total
 
 
 def optimizer_of(model: nn.Module, muon: bool) -> Optimizer:
@@ -131,10 +135,10 @@ def test_activations_are_what_autograd_keeps(shape: DecoderConfig, bf16: bool) -
         torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t),
         torch.autocast("cpu", torch.bfloat16, enabled=bf16),
     ):
-        loss = token_losses(model, ids, ids).mean()
+        loss = language_loss(model, ids)
     held = sum(t.untyped_storage().nbytes() for t in kept.values())
-    log_probabilities = 4 * shape.vocabulary * ids.numel()
-    planned = activation_bytes(shape, ids.numel(), 32, bf16, cpu=True) + log_probabilities
+    gradient_of_head = 4 * shape.vocabulary * shape.width
+    planned = activation_bytes(shape, ids.numel(), 32, bf16, cpu=True) + gradient_of_head
     assert planned == pytest.approx(held, rel=0.02)
     assert loss.isfinite()
 
@@ -172,7 +176,7 @@ def peak_of_training(shape: DecoderConfig, muon: bool, parts: Sequence[Tensor], 
         for _ in range(2):
             for part in parts:
                 with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                    loss = token_losses(model, part, part).mean()
+                    loss = language_loss(model, part)
                 loss.backward()
             optimizer.step(1.0)
             optimizer.zero_grad()
@@ -191,7 +195,9 @@ def test_memory_of_ppo_holds_four_models_and_trains_two() -> None:
 def test_memory_grows_with_the_micro_batch_and_counts_its_logits() -> None:
     shape = replace(SMALL, vocabulary=500)
     one, two = (memory(shape, TrainSettings(batch=8, micro_batch=n), 32, False, cpu=True) for n in (1, 2))
-    assert two.activations == 2 * one.activations
-    assert one.logits == 12 * 500 * 32 <= one.activations
+    assert two.activations - two.logits == 2 * (one.activations - one.logits)
+    assert one.logits == 500 * (4 * 32 + 4 * shape.width) <= one.activations
+    of_ppo = memory(shape, TrainSettings(batch=8, micro_batch=1), 32, False, cpu=True, kind="ppo")
+    assert of_ppo.logits == 12 * 500 * 32 <= of_ppo.activations
     whole = memory(shape, TrainSettings(batch=2, micro_batch=2), 32, False, cpu=True)
     assert whole.total == two.total - two.gradients  # nothing to accumulate while activations live

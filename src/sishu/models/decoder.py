@@ -126,6 +126,11 @@ class Decoder(nn.Module):
             x_BTD = block(x_BTD, layout, rotary)
         return cast(Tensor, self.norm(x_BTD))
 
+    @property
+    def head_weight(self) -> Tensor:
+        """What states are multiplied with to become logits, (V, D)."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
     def logits(self, x_BTD: Tensor) -> Tensor:
         """States (…, D) -> logits (…, V)."""
         if self.head is None:

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sishu.batches.batch import IGNORED, Batch
 from sishu.models.decoder import Decoder
+from sishu.objectives.cross_entropy import head_cross_entropy
 from sishu.objectives.loss import Loss
 
 
 def next_token(model: Decoder, batch: Batch) -> Loss:
     """Mean cross-entropy in nats over targets that are not ignored.
 
-    `ids` and `targets` are (B, T); the logits of ignored positions are never computed.
+    `ids` and `targets` are (B, T); the logits of ignored positions are never computed, and never those of all
+    others at once.
     """
-    losses = token_losses(model, batch["ids"], batch["targets"])
-    return Loss(losses.mean(), {"loss": losses.detach().mean()})
+    mean, losses_N = _cross_entropy(model, batch["ids"], batch["targets"])
+    return Loss(mean, {"loss": losses_N.mean()})
 
 
+@torch.no_grad()
 def token_losses(model: Decoder, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
-    """Cross-entropy of every counted target in nats, float32, in row order (N,)."""
+    """Cross-entropy of every counted target in nats, float32, in row order (N,); without a gradient."""
+    return _cross_entropy(model, ids_BT, targets_BT)[1]
+
+
+def _cross_entropy(model: Decoder, ids_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
     counted = targets_BT != IGNORED
-    x_ND = model.hidden(ids_BT)[counted]
-    return F.cross_entropy(model.logits(x_ND).float(), targets_BT[counted], reduction="none")
+    return head_cross_entropy(model.hidden(ids_BT)[counted], model.head_weight, targets_BT[counted])
 
 
 def distributions(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 
 from sishu.models.decoder import DecoderConfig
 from sishu.nn.layout import LONGEST_PLAIN
+from sishu.objectives.cross_entropy import rows_at_once
 from sishu.stages.reward import RANKS
 from sishu.train.trainer import TrainSettings
 
@@ -118,23 +119,41 @@ def activation_bytes(c: DecoderConfig, tokens: int, length: int, bf16: bool, cpu
         block = 26 * d + 14 * q + 12 * k + 8 * f + 8 * c.heads + 4 * c.kv_heads + 8
         if has_plain_scores(length, bf16, cpu):  # and keys and values repeated, no sums of exponents
             block += 6 * c.heads * length + 2 * q - 4 * k - 4 * c.heads
-        copies = 2 * (c.layers * sum(m * n for m, n in matrices(c)) + c.vocabulary * d)
-        return tokens * (c.layers * block + 10 * d) + copies
+        copies = 2 * c.layers * sum(m * n for m, n in matrices(c))
+        return tokens * (c.layers * block + 12 * d) + copies
     block = 4 * (6 * d + 5 * q + 4 * k + 4 * f + 2 * c.heads + c.kv_heads + 2)
     return tokens * (c.layers * block + 12 * d)
 
 
-def logit_bytes(c: DecoderConfig, tokens: int) -> int:
+def logit_bytes(c: DecoderConfig, tokens: int, bf16: bool) -> int:
+    """The logits that `head_cross_entropy` forms at once and the head's gradient; in bfloat16 also the head
+    and a product in it, and where it goes in pieces, what is added to the gradient."""
+    some, matrix = min(tokens, rows_at_once(c.vocabulary)), c.vocabulary * c.width
+    pieces = 4 * matrix if some < tokens else 0
+    return (2 if bf16 else 4) * c.vocabulary * some + (8 if bf16 else 4) * matrix + pieces
+
+
+def distribution_bytes(c: DecoderConfig, tokens: int) -> int:
     """Log-probabilities, their gradient and that of the logits, float32, all alive in the backward pass."""
     return 12 * c.vocabulary * tokens
 
 
 def backward_bytes(
-    c: DecoderConfig, tokens: int, length: int, bf16: bool, cpu: bool, *, logits: int | None = None
+    c: DecoderConfig,
+    tokens: int,
+    length: int,
+    bf16: bool,
+    cpu: bool,
+    *,
+    logits: int | None = None,
+    distributions: bool = False,
 ) -> int:
     """The highest point of a backward pass above what autograd keeps of the trunk: at the `logits` positions
-    that have some (all `tokens` when not given), in the last block's network, or in its plain attention."""
-    points = [logit_bytes(c, tokens if logits is None else logits), 4 * (3 * c.hidden + 2 * c.width) * tokens]
+    that have some (all `tokens` when not given), of which whole `distributions` may be wanted, in the last
+    block's network, or in its plain attention."""
+    counted = tokens if logits is None else logits
+    head = distribution_bytes(c, counted) if distributions else logit_bytes(c, counted, bf16)
+    points = [head, 4 * (3 * c.hidden + 2 * c.width) * tokens]
     if has_plain_scores(length, bf16, cpu):
         points.append(6 * c.heads * length * tokens)
     return max(points)
@@ -157,7 +176,8 @@ def memory(
     rows = min(t.batch, t.micro_batch) * (len(RANKS) if kind == "scorer" else 1)
     tokens, muon = rows * length, t.matrix_learning_rate is not None
     weights = 4 * (models * c.parameters() + scorers * c.width)
-    head = backward_bytes(c, tokens, length, bf16, cpu, logits=logits)
+    whole = kind == "ppo"
+    head = backward_bytes(c, tokens, length, bf16, cpu, logits=logits, distributions=whole)
     state = optimizer_bytes(c, muon, scorer=bool(scorers))
     activations = models * activation_bytes(c, tokens, length, bf16, cpu)
     if kind == "ppo":

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from sishu.batches.batch import Batch
 from sishu.models.decoder import Decoder, DecoderConfig
 from sishu.nn.device import Precision, autocast, best_device, has_fast_bf16
-from sishu.objectives.language import token_losses
+from sishu.objectives.language import next_token
 from sishu.stages.cost import Memory, forward
 from sishu.stages.forecast import StagePlan
 
@@ -119,8 +120,8 @@ def _decoder_rate(c: DecoderConfig, device: torch.device, precision: Precision) 
     def work() -> None:
         model.zero_grad()
         with autocast(device, precision):
-            loss = token_losses(model, ids, ids).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+            loss = next_token(model, Batch({"ids": ids, "targets": ids}, share=1.0))
+        loss.total.backward()  # type: ignore[no-untyped-call]
 
     work_flops = forward(c, rows * length, length, rows * length) * 3
     return work_flops.total * _per_second(work, 0.8)
