@@ -31,6 +31,7 @@ from sishu.run import Run, is_memory_full
 from sishu.serve.chat import checked_sampling, talk
 from sishu.serve.models_of_run import engines_of, models_of
 from sishu.stages.plan import show_plan
+from sishu.watch_commands import watch
 
 
 class InOrder(TyperGroup):
@@ -336,6 +337,11 @@ def serve(
         print(f"Serving {names} at {place} (programs: {place}/v1). Ctrl-C stops it.", flush=True)
 
     serve_until_interrupted(web, host, port, on_ready=tell)
+
+
+app.command(help="Show a run's curves in the browser while it goes on. Example: sishu watch runs/quickstart")(
+    watch
+)
 
 
 @app.command(

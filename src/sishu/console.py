@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console as RichConsole
 from rich.progress import (
@@ -27,6 +27,8 @@ PATIENCE = 2.0
 """Seconds of silence before a progress display appears."""
 PLAIN_INTERVAL = 15.0
 """Seconds between progress lines when the output is not a terminal."""
+LONGEST_LINE = 1 << 16
+"""Bytes at the end of `metrics.jsonl` among which its last line is looked for."""
 
 _out = RichConsole(highlight=False, soft_wrap=True)
 _state = {"quiet": False}
@@ -134,27 +136,75 @@ def progress(label: str, total: int | None, unit: str, done: int = 0) -> Iterato
         bar.close()
 
 
+class Sink(Protocol):
+    """Where a stage's metrics go beside `metrics.jsonl`."""
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """The figures of one step."""
+
+    def flush(self) -> None:
+        """Keep safe what was written: the stage may come back to here."""
+
+    def close(self, finished: bool) -> None:
+        """The stage is finished, or it was stopped."""
+
+
+Follow = Callable[[int, int], Sequence[Sink]]
+"""(the step to go on with, the first step that no sink was given yet) -> sinks. The first is below the second
+where a killed stage goes back to its checkpoint."""
+
+
 class Metrics:
     """`metrics.jsonl`: one JSON object a line, flushed as written, cut back on resume so that a resumed
-    stage writes the lines of an uninterrupted one."""
+    stage writes the lines of an uninterrupted one. The sinks that `follow` opens get the same figures."""
 
-    def __init__(self, path: Path, offset: int | None = None) -> None:
+    def __init__(self, path: Path, offset: int | None = None, follow: Follow | None = None) -> None:
+        told = _steps(path) if follow else 0
         if offset is None or not path.exists():
             path.write_bytes(b"")
         else:
             with path.open("r+b") as file:
                 file.truncate(offset)
         self._file = path.open("ab")
+        self._sinks = follow(_steps(path), told) if follow else ()
 
     def write(self, figures: dict[str, Any]) -> None:
         """Append one line."""
         line = json.dumps(figures, ensure_ascii=False)
         self._file.write(line.encode("utf-8") + b"\n")
         self._file.flush()
+        step = figures.get("step")
+        if self._sinks and isinstance(step, int):
+            numbers = {k: float(v) for k, v in figures.items() if k != "step" and _is_number(v)}
+            for sink in self._sinks:
+                sink.write(step, numbers)
 
     def offset(self) -> int:
-        """How many bytes have been written."""
+        """How many bytes have been written; who asks means to come back to here."""
+        for sink in self._sinks:
+            sink.flush()
         return self._file.tell()
 
-    def close(self) -> None:
+    def close(self, finished: bool = False) -> None:
+        """Nothing more will be written."""
         self._file.close()
+        sinks, self._sinks = self._sinks, ()
+        for sink in sinks:
+            sink.close(finished)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _steps(path: Path) -> int:
+    """One more than the step of the last whole line, 0 where there is none."""
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - LONGEST_LINE))
+        lines = file.read().split(b"\n")[:-1]
+    try:
+        return int(json.loads(lines[-1])["step"]) + 1 if lines else 0
+    except (ValueError, KeyError, TypeError):
+        return 0

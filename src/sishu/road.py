@@ -16,7 +16,7 @@ from sishu.console import UserError, say, show_table
 from sishu.evaluate import eval as eval_stage
 from sishu.files import write_atomic
 from sishu.report import report as report_stage
-from sishu.run import Input, Run, check_external, external_input, stage_key
+from sishu.run import EVENTS, Input, Run, check_external, external_input, stage_key
 from sishu.stages import corpus as corpus_stage
 from sishu.stages import crawl as crawl_stage
 from sishu.stages import lengthen as lengthen_stage
@@ -26,6 +26,7 @@ from sishu.stages import reward as reward_stage
 from sishu.stages import sft as sft_stage
 from sishu.stages import tokenizer as tokenizer_stage
 from sishu.stages.stage import Need, Stage
+from sishu.track import Tracker, check_trackers, follow_stage
 
 STAGES: dict[str, Stage] = {
     module.STAGE.name: module.STAGE
@@ -60,6 +61,8 @@ class Recipe(Section):
     """The stages to walk, in the road's order."""
     price_per_hour: float | None = Field(None, ge=0)
     """What an hour of this machine costs, in any currency, for the report."""
+    track: list[Tracker] = []
+    """Who gets the metrics too, besides TensorBoard, which gets them where it is installed."""
     crawl: crawl_stage.CrawlSettings = crawl_stage.CrawlSettings()
     corpus: corpus_stage.CorpusSettings = corpus_stage.CorpusSettings()
     tokenizer: tokenizer_stage.TokenizerSettings = tokenizer_stage.TokenizerSettings()
@@ -80,6 +83,11 @@ class Recipe(Section):
                 hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(STAGES)}"
                 raise ValueError(f"there is no stage {name!r} ({hint})")
         return [name for name in STAGES if name in stages]
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _one_or_several(cls, track: Any) -> Any:
+        return [track] if isinstance(track, str) else track
 
     @model_validator(mode="after")
     def _one_split(self) -> Recipe:
@@ -120,9 +128,9 @@ def load_recipe(name: str, overrides: Mapping[str, Any]) -> Recipe:
 
 
 def stage_overrides(stage: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides of a single-stage command: keys belong to that stage unless they name another one, the
-    seed or the name; text for a tokenizer or a model goes through the corpus stage first."""
-    general = {"seed", "name", "price_per_hour", "stages", *STAGES}
+    """Overrides of a single-stage command: keys belong to that stage unless they name another one or
+    something of the whole recipe; text for a tokenizer or a model goes through the corpus stage first."""
+    general = {"seed", "name", "price_per_hour", "track", "stages", *STAGES}
     fields = STAGES[stage].settings.model_fields
     result: dict[str, Any] = {}
     own: dict[str, Any] = {}
@@ -163,6 +171,7 @@ def source_of(need: Need, stage: str, recipe: Recipe) -> str:
 def walk(recipe: Recipe, folder: Path, stages: Sequence[str]) -> Run:
     """Walk stages in order, leaving out those that stand as asked for; holds the run's lock throughout."""
     run = Run(folder)
+    check_trackers(recipe.track)
     for name in stages:  # before the first hour of work, and before the run's recipe is changed
         for path in outside(STAGES[name], getattr(recipe, name)).values():
             check_external(path)
@@ -193,10 +202,10 @@ def _do(stage: Stage, recipe: Recipe, run: Run, walked: Sequence[str]) -> None:
     if run.finished(stage.name, key):
         say(f"{stage.name}: done before, nothing it depends on has changed")
         return
-    with run.begin(stage.name, key, settings, inputs, recipe.seed) as (
-        context,
-        figures,
-    ):
+    name = f"{run.folder.resolve().name}-{stage.name}"
+    config = settings.model_dump(mode="json")
+    follow = follow_stage(run.folder / stage.name, EVENTS, recipe.track, name, config)
+    with run.begin(stage.name, key, settings, inputs, recipe.seed, follow) as (context, figures):
         say(f"{stage.name}: {'going on where it stopped' if context.resumed else stage.purpose}")
         figures |= stage.work(settings, context)
         if recipe.price_per_hour is not None:

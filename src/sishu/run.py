@@ -19,7 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -31,10 +31,12 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from sishu.config import to_yaml
-from sishu.console import Metrics, UserError
+from sishu.console import Follow, Metrics, UserError
 from sishu.files import as_url, dump_json, file_digest, is_disk_full, read_json, sha256, write_atomic
 
 MANIFEST, BEGUN, CONFIG = "manifest.json", "begun.json", "config.yaml"
+EVENTS = "tensorboard"
+"""A stage's folder of TensorBoard's event files, which say when each step was: they are no artifacts."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class StageContext:
     resumed: bool
     started: float = field(default_factory=time.monotonic)
     seconds_before: float = 0.0
+    follow: Follow | None = None
+    """Opens what gets the metrics beside `metrics.jsonl`."""
     _metrics: Metrics | None = None
 
     def seconds(self) -> float:
@@ -64,10 +68,19 @@ class StageContext:
 
     def metrics(self, offset: int | None = None) -> Metrics:
         """The stage's `metrics.jsonl`, cut back to `offset` bytes when resuming."""
-        if self._metrics is not None:
-            self._metrics.close()
-        self._metrics = Metrics(self.folder / "metrics.jsonl", offset)
+        self.close_metrics(finished=False)
+        self._metrics = Metrics(self.folder / "metrics.jsonl", offset, self.follow)
         return self._metrics
+
+    def close_metrics(self, finished: bool) -> None:
+        """Close the metrics, where the stage wrote some, and what follows them."""
+        if self._metrics is not None:
+            self._metrics.close(finished)
+
+    def expect(self, steps: int) -> None:
+        """Write down how many steps the stage will take, for those who watch it."""
+        begun = read_json(self.folder / BEGUN)
+        write_atomic(self.folder / BEGUN, dump_json(begun | {"steps": steps}))
 
     def note_time(self) -> None:
         """Write down the working time so far, so that a killed stage keeps what it spent."""
@@ -126,9 +139,11 @@ class Run:
         settings: BaseModel,
         inputs: Mapping[str, Input],
         seed: int,
+        follow: Follow | None = None,
     ) -> Iterator[tuple[StageContext, dict[str, Any]]]:
         """Open a stage's folder, afresh or where the same work was stopped. Yields the context and a
-        dictionary to fill with figures; on a clean exit the manifest is written."""
+        dictionary to fill with figures; on a clean exit the manifest is written. `follow` opens what gets
+        the metrics beside `metrics.jsonl`."""
         folder = self.folder / stage
         begun = read_json(folder / BEGUN) if (folder / BEGUN).is_file() else {}
         resumed = begun.get("key") == key and not (folder / MANIFEST).exists()
@@ -148,11 +163,15 @@ class Run:
             {name: item.path for name, item in inputs.items()},
             resumed,
             seconds_before=begun["seconds"],
+            follow=follow,
         )
         figures: dict[str, Any] = {}
         try:
             yield context, figures
+            context.close_metrics(finished=True)
         except BaseException as error:
+            with suppress(Exception):  # the first error is the one to tell
+                context.close_metrics(finished=False)
             # on a full disk even this small note may fail; the first error is the one to tell
             if not is_disk_full(error):
                 context.note_time()
@@ -319,7 +338,7 @@ def _outputs(folder: Path) -> dict[str, dict[str, Any]]:
     return {
         file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": file_digest(file)}
         for file in sorted(_visible_files(folder))
-        if file.name not in (MANIFEST, BEGUN)
+        if file.name not in (MANIFEST, BEGUN) and file.relative_to(folder).parts[0] != EVENTS
     }
 
 

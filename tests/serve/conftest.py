@@ -1,47 +1,21 @@
-"""Real servers in threads of their own, on free ports, with a tiny random model."""
+"""Real servers with a tiny random model."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import openai
 import pytest
 import torch
-from fastapi import FastAPI
 
 from sishu.console import UserError
 from sishu.generate.engine import Engine
 from sishu.models.decoder import Decoder, DecoderConfig
 from sishu.models.folder import save_model
 from sishu.serve.app import create_app
-from sishu.serve.server import bind, build_server
 from sishu.tokenizer.tokenizer import Tokenizer
-
-
-@pytest.fixture(scope="session")
-def start_server() -> Iterator[Callable[[FastAPI], str]]:
-    """`start_server(app)` serves `app` until the tests end and returns its address."""
-    running = []
-
-    def start(app: FastAPI) -> str:
-        listener = bind("127.0.0.1", 0)
-        server = build_server(app)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        while not server.started:
-            assert thread.is_alive(), "the server did not start"
-            time.sleep(0.01)
-        running.append((server, thread))
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-    yield start
-    for server, thread in running:
-        server.should_exit = True
-        thread.join(timeout=10)
 
 
 @pytest.fixture(scope="session")

@@ -59,8 +59,9 @@ def _kind(status: int) -> str:
     return "invalid_request_error" if status < 500 else "server_error"
 
 
-def add_error_handlers(app: FastAPI) -> None:
-    """Make every failure of `app`, expected or not, answer in the one error shape."""
+def add_error_handlers(app: FastAPI, broken_words: str = BROKEN) -> None:
+    """Make every failure of `app`, expected or not, answer in the one error shape; `broken_words` tell of one
+    that was not expected."""
 
     async def refused(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ApiError)
@@ -76,7 +77,7 @@ def add_error_handlers(app: FastAPI) -> None:
         return ApiError(str(error.detail), status=error.status_code, headers=headers).response()
 
     async def broken(_request: Request, _error: Exception) -> JSONResponse:
-        return ApiError(BROKEN, status=500).response()
+        return ApiError(broken_words, status=500).response()
 
     app.add_exception_handler(ApiError, refused)
     app.add_exception_handler(RequestValidationError, invalid)

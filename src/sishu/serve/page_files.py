@@ -1,4 +1,4 @@
-"""The chat page's files, read once and served by name."""
+"""A page's files, read once and served by name."""
 
 from __future__ import annotations
 
@@ -17,10 +17,17 @@ KINDS = {
 }
 
 
-def add_page(app: FastAPI) -> None:
-    """Serve index.html at / and its companions under /page/; no other path reaches the disk."""
+SHARED = ("page.css", "language.js")
+"""Files of the chat page that every page is made with."""
+
+
+def add_page(app: FastAPI, room: str = "sishu.serve") -> None:
+    """Serve a room's page: index.html at /, its companions and the shared files under /page/; no other path
+    reaches the disk."""
+    own = files(room).joinpath("page")
+    found = [*own.iterdir(), *(files("sishu.serve").joinpath("page", name) for name in SHARED)]
     contents: dict[str, tuple[bytes, str]] = {}
-    for file in files("sishu.serve").joinpath("page").iterdir():
+    for file in found:
         kind = KINDS.get("." + file.name.rpartition(".")[2])
         if kind is not None:
             contents[file.name] = (file.read_bytes(), kind)
