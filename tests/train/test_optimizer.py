@@ -31,9 +31,10 @@ def test_without_a_matrix_rate_it_is_torchs_adamw(tiny_decoder: Decoder) -> None
         ],
         lr=3e-3,
         betas=(0.9, 0.95),
+        foreach=False,
         fused=False,
     )
-    for step in range(5):
+    for step in range(20):
         factor = 1 / (step + 1)
         give_gradients(ours, step)
         give_gradients(theirs, step)

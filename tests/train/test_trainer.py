@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -282,18 +283,94 @@ def test_a_gradient_that_is_no_number_is_named(tmp_path: Path, tiny_decoder: Dec
         trainer.objective = lambda model, batch: Loss(next_token(model, batch).total * float("nan"), {})
         return trainer
 
-    with pytest.raises(UserError, match="pretrain stage diverged: the gradient at step 0"):
+    with pytest.raises(
+        UserError, match=r"pretrain stage diverged: the loss at step 4 is not a number, for 5 "
+    ):
         run(tmp_path, make)
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path, tiny_decoder: Decoder) -> None:
+def test_ppo_leaves_out_an_update_of_several(
+    tmp_path: Path, tiny_decoder: Decoder, tiny_tokenizer: Tokenizer
+) -> None:
+    def make(context: StageContext, settings: TrainSettings) -> Trainer:
+        trainer = ppo(tiny_decoder, tiny_tokenizer)(context, settings)
+        objective, source, seen = trainer.objective, trainer.source, [0]
+        batches = source.batches
+
+        def once_nothing(model: nn.Module, batch: Batch) -> Loss:
+            loss = objective(model, batch)
+            seen[0] += 1
+            return Loss(loss.total * math.nan, loss.figures) if seen[0] == 4 else loss
+
+        def counted_anew(step: int) -> list[Batch]:
+            seen[0] = 0 if step == 2 else 1000
+            found = batches(step)
+            assert len(found) == 3  # so that the fourth is the first of the second pass
+            return found
+
+        trainer.objective, source.batches = once_nothing, counted_anew  # type: ignore[method-assign]
+        return trainer
+
+    weights, lines = run(tmp_path, make)
+    assert [line.get("skipped", 0) for line in lines] == [0, 0, 1, 0, 0]
+    assert lines[2].keys() == lines[1].keys() | {"skipped"}
+    assert all(weight.isfinite().all() for weight in weights.values())
+
+
+def test_a_damaged_checkpoint_costs_its_steps_and_nothing_else(
+    tmp_path: Path, tiny_decoder: Decoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make = language(tiny_decoder)
+    weights, lines = run(tmp_path / "whole", make)
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", make, kill_after=3)
+    tensors = tmp_path / "killed" / "pretrain" / "checkpoint" / "step-00000003" / "tensors.safetensors"
+    data = bytearray(tensors.read_bytes())
+    data[len(data) // 2] ^= 1
+    tensors.write_bytes(data)
+    again, again_lines = run(tmp_path / "killed", make)
+    assert capsys.readouterr().out.count("step-00000003: tensors.safetensors does not have the bytes") == 1
+    assert without_times(again_lines) == without_times(lines)
+    assert all(torch.equal(weights[n], again[n]) for n in weights)
+
+
+def test_when_every_checkpoint_is_damaged_it_says_what_to_do(tmp_path: Path, tiny_decoder: Decoder) -> None:
     make = language(tiny_decoder)
     with pytest.raises(Killed):
         run(tmp_path, make, kill_after=2)
-    tensors = next((tmp_path / "pretrain" / "checkpoint").rglob("*.safetensors"))
-    tensors.write_bytes(tensors.read_bytes()[:1000])
-    with pytest.raises(UserError, match="damaged"):
+    for tensors in (tmp_path / "pretrain" / "checkpoint").rglob("*.safetensors"):
+        tensors.write_bytes(tensors.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"damaged .*: delete .* and run again"):
         run(tmp_path, make)
+
+
+def test_a_checkpoint_too_large_stops_it_and_changes_nothing(tmp_path: Path, tiny_decoder: Decoder) -> None:
+    make = language(tiny_decoder)
+    weights, lines = run(tmp_path / "whole", make)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limited(context: StageContext, settings: TrainSettings) -> Trainer:
+        trainer = make(context, settings)
+        after = trainer.source.after
+
+        def after_then_limit(at: int, figures: dict[str, float]) -> None:
+            after(at, figures)
+            if at == 3:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+
+        trainer.source.after = after_then_limit  # type: ignore[method-assign]
+        return trainer
+
+    try:
+        with pytest.raises(UserError, match=r"A checkpoint is larger than a file may be here"):
+            run(tmp_path / "small", limited)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    kept = sorted(p.name for p in (tmp_path / "small" / "pretrain" / "checkpoint").iterdir())
+    assert kept == ["best.json", "step-00000002", "step-00000003"]
+    again, again_lines = run(tmp_path / "small", make)
+    assert without_times(again_lines) == without_times(lines)
+    assert all(torch.equal(weights[n], again[n]) for n in weights)
 
 
 def test_a_changed_setting_starts_afresh(tmp_path: Path, tiny_decoder: Decoder) -> None:

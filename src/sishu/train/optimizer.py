@@ -149,9 +149,10 @@ class Optimizer:
         return found
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `tensors` gave."""
+        """Take back what `tensors` gave; a weight that had no state then has none."""
         weights = [w for group in self.adamw.param_groups for w in group["params"]]
         for name, weight in zip(self.names, weights, strict=True):
+            self.adamw.state.pop(weight, None)
             keys = ("step", "exp_avg", "exp_avg_sq")
             if any(f"adamw.{k}.{name}" in tensors for k in keys):
                 state = {k: tensors[f"adamw.{k}.{name}"].clone() for k in keys}

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
+import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from sishu.batches.batch import Batch, Source
 from sishu.config import Section
-from sishu.console import UserError, progress
+from sishu.console import Bar, Metrics, progress, say
 from sishu.nn.device import Precision, autocast
 from sishu.objectives.loss import Loss
 from sishu.run import StageContext
-from sishu.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from sishu.train.checkpoint import Progress, checkpoint_name, load_checkpoint, save_checkpoint
+from sishu.train.health import MOST_ROLLBACKS, Health, Spike
 from sishu.train.optimizer import Optimizer
-from sishu.train.schedule import trapezoid
+from sishu.train.schedule import Schedule, rate_factor
 
 
 class TrainSettings(Section):
@@ -41,18 +45,31 @@ class TrainSettings(Section):
     """AdamW's averaging of the gradient and of its square."""
     eps: float = Field(1e-8, gt=0)
     """AdamW's floor under the root of the squared gradient."""
+    schedule: Schedule = "trapezoid"
+    """The rate over time, after the warmup: flat and then down in a line, or all the way down by half a
+    cosine or in a line."""
     warmup: float = Field(0.0, ge=0, le=1)
     """Share of the steps over which the rate rises."""
     cooldown: float = Field(1.0, ge=0, le=1)
-    """Share of the steps, at the end, over which the rate falls to zero."""
+    """Share of the steps, at the end, over which a trapezoid falls."""
+    final: float = Field(0.0, ge=0, le=1)
+    """Share of the rate that is left at the end."""
     clip: float = Field(1.0, gt=0)
     """Largest norm of the gradient."""
     precision: Precision = "auto"
     """bfloat16 matrix products where the hardware is fast at them, or as told."""
+    patience_skips: int = Field(10, ge=1)
+    """Updates in a row that may be left out, their loss or gradient not being a number, before it stops."""
+    rollback: bool = False
+    """Whether to go back to the last checkpoint, and on with other data, where the loss jumps. Checkpoints
+    are then written every `evaluate_every` steps and not by the clock, so that every machine goes back
+    equally far."""
     evaluate_every: int = Field(50, ge=1)
     """Steps between evaluations on held-out data."""
     checkpoint_seconds: float = Field(20.0, ge=0)
     """Seconds between checkpoints: at most this much work is lost in a kill."""
+    checkpoints: int = Field(2, ge=1)
+    """How many of the last checkpoints are kept, in case the newest is damaged; the best one is kept too."""
 
 
 Objective = Callable[[Any, Batch], Loss]
@@ -93,38 +110,49 @@ class Trainer:
             eps=settings.eps,
             factors=rate_factors,
         )
+        self.folder = context.folder / "checkpoint"
+        self.metrics: Metrics
+        self.step, self.data_step, self.rollbacks = 0, 0, 0
+        self.health = Health()
+        self.best: dict[str, Any] | None = None
 
     def fit(self) -> None:
-        """Train to the end, or until the source is done; raises UserError when the loss is not a number."""
-        folder = self.context.folder / "checkpoint"
-        found = load_checkpoint(folder, self.model, self.optimizer) if self.context.resumed else None
-        start = 0 if found is None else found.step
-        metrics = self.context.metrics(None if found is None else found.metrics_offset)
-        if found is not None:
-            self.source.restore(found.source)
+        """Train to the end, or until the source is done. An update whose loss or gradient is not a number is
+        left out; raises UserError when there are too many in a row, or too many jumps of the loss."""
+        s = self.settings
+        if not self.context.resumed or not self._restore():
+            torch.manual_seed(self.context.seed)
+            self.metrics = self.context.metrics()
+            if s.rollback:
+                self._save()  # to have somewhere to go back to
         saved = time.monotonic()
-        with progress(self.context.name, self.steps, "steps", start) as bar:
-            for step in range(start, self.steps):
-                if self.source.done():
-                    break
+        with progress(self.context.name, self.steps, "steps", self.step) as bar:
+            while self.step < self.steps and not self.source.done():
                 began = time.monotonic()
-                figures = self._step(step)
-                self.source.after(step, figures)
-                line: dict[str, Any] = {
-                    "step": step,
-                    "seconds": round(self.context.seconds(), 3),
-                }
+                try:
+                    figures = self._step(self.step)
+                except Spike as spike:
+                    self._roll_back(spike, bar)
+                    continue
+                self.source.after(self.data_step, figures)
+                line: dict[str, Any] = {"step": self.step, "seconds": round(self.context.seconds(), 3)}
                 line |= {name: _round(value) for name, value in figures.items()}
                 line["step_seconds"] = round(time.monotonic() - began, 4)
-                last = step + 1 == self.steps or self.source.done()
-                if self.evaluate and ((step + 1) % self.settings.evaluate_every == 0 or last):
+                if self.rollbacks:
+                    line |= {"rollbacks": self.rollbacks, "data_step": self.data_step}
+                self.step, self.data_step = self.step + 1, self.data_step + 1
+                last = self.step == self.steps or self.source.done()
+                pause, better = self.step % s.evaluate_every == 0 or last, False
+                if self.evaluate and pause:
                     self.model.eval()
-                    line |= {name: _round(value) for name, value in self.evaluate().items()}
+                    found = self.evaluate()
                     self.model.train()
-                metrics.write(line)
-                if time.monotonic() - saved >= self.settings.checkpoint_seconds or last:
-                    done = Progress(step + 1, metrics.offset(), self.source.state())
-                    save_checkpoint(folder, self.model, self.optimizer, done)
+                    line |= {name: _round(value) for name, value in found.items()}
+                    better = self._better(found)
+                self.metrics.write(line)
+                due = pause if s.rollback else time.monotonic() - saved >= s.checkpoint_seconds
+                if due or better or last:
+                    self._save()
                     self.context.note_time()
                     saved = time.monotonic()
                 main = next(iter(figures.items()))
@@ -132,41 +160,116 @@ class Trainer:
 
     def finish(self) -> None:
         """Drop the checkpoints: call it when the stage's artifact is written."""
-        folder = self.context.folder / "checkpoint"
-        if folder.exists():  # out of sight in one step: half of it, after a kill, would be a damaged one
-            hidden = folder.with_name(".checkpoint")
+        if self.folder.exists():  # out of sight in one step: half of it, after a kill, would be a damaged one
+            hidden = self.folder.with_name(".checkpoint")
             shutil.rmtree(hidden, ignore_errors=True)
-            folder.replace(hidden)
+            self.folder.replace(hidden)
             shutil.rmtree(hidden, ignore_errors=True)
 
+    def _save(self) -> None:
+        """Write a checkpoint."""
+        with (self.context.folder / "metrics.jsonl").open("rb") as file:
+            os.fsync(file.fileno())  # the checkpoint counts on these lines
+        done = Progress(
+            self.step,
+            self.metrics.offset(),
+            self.source.state(),
+            self.data_step,
+            self.rollbacks,
+            asdict(self.health),
+            self.best,
+        )
+        save_checkpoint(self.folder, self.model, self.optimizer, done, self.settings.checkpoints)
+
+    def _restore(self) -> bool:
+        """Take everything back from the newest sound checkpoint, the metrics' length too; whether there is
+        one."""
+        found = load_checkpoint(self.folder, self.model, self.optimizer)
+        if found is None:
+            return False
+        self.step, self.data_step, self.rollbacks = found.step, found.data_step, found.rollbacks
+        self.health, self.best = Health(**found.health), found.best
+        self.source.restore(found.source)
+        self.metrics = self.context.metrics(found.metrics_offset)
+        return True
+
+    def _roll_back(self, spike: Spike, bar: Bar) -> None:
+        """Take back the last checkpoint and go on with the data after the jump; raises UserError when that
+        was done too often."""
+        step, data_step, rollbacks = self.step, self.data_step, self.rollbacks
+        if rollbacks == MOST_ROLLBACKS:
+            self.health.spiked(self.context.name, step, data_step, spike)
+        self.optimizer.zero_grad()
+        self._restore()
+        self.data_step, self.rollbacks = data_step + 1, rollbacks + 1
+        say(f"  step {step}: {spike}; back to step {self.step}, on with the data of step {self.data_step}")
+        bar.advance(self.step - step)
+
+    def _better(self, found: Mapping[str, float]) -> bool:
+        """Whether an evaluation is the best so far: the lowest of its first figure that is a loss or bits."""
+        figure = next((name for name in found if "loss" in name or "bits" in name), None)
+        if figure is None or not math.isfinite(found[figure]):
+            return False
+        if self.best is not None and found[figure] >= self.best["value"]:
+            return False
+        self.best = {"checkpoint": checkpoint_name(self.step), "figure": figure, "value": found[figure]}
+        return True
+
     def _step(self, step: int) -> dict[str, float]:
+        """The updates of a step; raises Spike, before any, where the loss has jumped."""
         s = self.settings
-        factor = trapezoid(step, self.steps, s.warmup, s.cooldown)
-        batches = [batch.to(self.device) for batch in self.source.batches(step)]
+        factor = rate_factor(
+            s.schedule, step, self.steps, warmup=s.warmup, cooldown=s.cooldown, final=s.final
+        )
+        batches = [batch.to(self.device) for batch in self.source.batches(self.data_step)]
         whole: dict[str, float] = {}  # the summed share of each kind, so that figures are means
         for batch in batches:
             whole[batch.kind] = whole.get(batch.kind, 0.0) + batch.share
         first: dict[str, float] = {}
+        skipped = 0
         for update in range(self.source.passes):
-            sums: dict[str, float] = {}
-            for batch in batches:
-                with autocast(self.device, s.precision):
-                    loss = self.objective(self.model, batch)
-                (loss.total * batch.share).backward()  # type: ignore[no-untyped-call]
-                for name, value in loss.figures.items():
-                    sums[name] = sums.get(name, 0.0) + float(value) * batch.share / whole[batch.kind]
-            norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), s.clip))
-            if not math.isfinite(norm):
-                raise UserError(
-                    f"The {self.context.name} stage diverged: the gradient at step {step} is not a number; "
-                    "lower the learning rate or set train.precision=fp32."
-                )
-            self.optimizer.step(factor)
+            sums, loss, norm = self._gradient(batches, whole)
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                skipped += 1
+                self._skip("the gradient" if math.isfinite(loss) else "the loss")
+            else:
+                if s.rollback and update == 0:
+                    self.health.check(loss)
+                self.optimizer.step(factor)
+                self.health.good(loss, norm)
             self.optimizer.zero_grad()
             if update == 0:
                 first = sums | {"gradient_norm": norm}
         last = {f"last_{k}": v for k, v in sums.items()} if self.source.passes > 1 else {}
-        return first | last | {"learning_rate": self.optimizer.learning_rate * factor}
+        rate = {"learning_rate": self.optimizer.learning_rate * factor}
+        return first | last | rate | ({"skipped": float(skipped)} if skipped else {})
+
+    def _gradient(
+        self, batches: list[Batch], whole: Mapping[str, float]
+    ) -> tuple[dict[str, float], float, float]:
+        """The gradient of the micro-batches into the weights, clipped: the mean figures, the loss and the
+        gradient's norm before. A micro-batch whose loss is not a number is not gone back through where
+        looking at it costs nothing (on the processor)."""
+        sums: dict[str, float] = {}
+        total = torch.zeros((), device=self.device)
+        for batch in batches:
+            with autocast(self.device, self.settings.precision):
+                loss = self.objective(self.model, batch)
+            share: Tensor = loss.total * batch.share
+            total += share.detach()
+            if self.device.type != "cpu" or math.isfinite(total):
+                share.backward()  # type: ignore[no-untyped-call]
+            for name, value in loss.figures.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * batch.share / whole[batch.kind]
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        found, size = torch.stack([total, norm.to(total)]).tolist()  # one wait for the device
+        return sums, found, size if math.isfinite(found) else math.nan
+
+    def _skip(self, what: str) -> None:
+        """Leave an update out; raises UserError when it is one too many."""
+        self.health.skipped += 1
+        if self.health.skipped >= min(self.settings.patience_skips, self.steps):
+            self.health.diverged(self.context.name, self.step, self.data_step, what)
 
 
 def _round(value: float) -> float:
