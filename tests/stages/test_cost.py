@@ -16,6 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sishu.batches.batch import Batch
 from sishu.models.decoder import Decoder, DecoderConfig, Scorer
+from sishu.native import training
+from sishu.native.build import library
+from sishu.nn import layout
 from sishu.objectives.language import next_token
 from sishu.objectives.ppo import PPO, ActorCritic, AdaptiveKL
 from sishu.stages.cost import activation_bytes, forward, memory, muon_flops, optimizer_bytes
@@ -119,9 +122,17 @@ def test_optimizer_memory_is_that_of_its_state(shape: DecoderConfig, scorer: boo
     assert optimizer_bytes(shape, muon, scorer) == held
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_activations_are_what_autograd_keeps(shape: DecoderConfig, bf16: bool) -> None:
+def test_activations_are_what_autograd_keeps(
+    shape: DecoderConfig, bf16: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if compiled and library() is None:
+        pytest.skip("needs a C++ compiler")
+    if not compiled:  # as elsewhere than on a CPU: torch's functions and its attention
+        monkeypatch.setattr(training, "knows", lambda *_: False)
+        monkeypatch.setattr(layout, "LONGEST_PLAIN", 0)
     model, ids = Decoder(shape), torch.zeros(4, 32, dtype=torch.long)
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, Tensor] = {}
@@ -138,7 +149,7 @@ def test_activations_are_what_autograd_keeps(shape: DecoderConfig, bf16: bool) -
         loss = language_loss(model, ids)
     held = sum(t.untyped_storage().nbytes() for t in kept.values())
     gradient_of_head = 4 * shape.vocabulary * shape.width
-    planned = activation_bytes(shape, ids.numel(), 32, bf16, cpu=True) + gradient_of_head
+    planned = activation_bytes(shape, ids.numel(), 32, bf16, cpu=compiled) + gradient_of_head
     assert planned == pytest.approx(held, rel=0.02)
     assert loss.isfinite()
 
@@ -164,8 +175,8 @@ def test_peak_with_long_rows_in_bf16_is_in_the_scores_of_attention() -> None:
     settings = TrainSettings(batch=2, micro_batch=2, matrix_learning_rate=None)
     on_cpu, on_gpu = (memory(shape, settings, 512, True, cpu=cpu) for cpu in (True, False))
     assert on_cpu.total == pytest.approx(peak, rel=0.06)
-    assert on_gpu.total < 0.3 * on_cpu.total  # the fused kernel keeps no scores
-    assert memory(shape, settings, 512, False, cpu=True).total < 0.3 * on_cpu.total
+    assert on_gpu.total < 0.5 * on_cpu.total  # the fused kernel keeps no scores
+    assert memory(shape, settings, 512, False, cpu=True).total < 0.5 * on_cpu.total
 
 
 def peak_of_training(shape: DecoderConfig, muon: bool, parts: Sequence[Tensor], bf16: bool) -> int:

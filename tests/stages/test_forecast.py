@@ -34,12 +34,18 @@ def test_every_stage_of_quickstart_is_planned() -> None:
     assert drawn.tokens == stages[3].tokens
 
 
-def test_a_processor_with_bf16_needs_room_for_the_scores_that_a_gpu_does_not_keep() -> None:
-    road = load_recipe("quickstart", {})
-    _, stages = plan_stages(road, Facts(vocabulary=4096))
-    gpu = DEVICES[-1]
+def test_a_processor_keeps_less_by_compiled_functions_but_the_shares_of_attention() -> None:
     cpu = replace(DEVICES[0], bf16=1e12)
-    for stage in stages:
-        assert gpu.memory_of(stage) == stage.memory_bf16
-        assert cpu.memory_of(stage).activations > gpu.memory_of(stage).activations, stage.name
-        assert DEVICES[0].memory_of(stage) == stage.memory  # no bfloat16 there
+    assert cpu.cpu and not DEVICES[-1].cpu
+    short, long = (
+        plan_stages(
+            load_recipe("quickstart", {"pretrain": {"model": {"context_length": n}}}), Facts(vocabulary=4096)
+        )[1][0]
+        for n in (128, 1024)
+    )
+    for stage in (short, long):
+        assert DEVICES[-1].memory_of(stage) == stage.memories[True, False]
+        assert cpu.memory_of(stage) == stage.memories[True, True]
+        assert DEVICES[0].memory_of(stage) == stage.memories[False, True]  # no bfloat16 there
+    assert cpu.memory_of(short).activations < DEVICES[-1].memory_of(short).activations
+    assert cpu.memory_of(long).activations > DEVICES[-1].memory_of(long).activations

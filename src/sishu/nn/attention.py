@@ -6,6 +6,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from sishu.nn import compiled
 from sishu.nn.layout import Layout
 from sishu.nn.norm import RMSNorm
 from sishu.nn.positions import alibi_slopes
@@ -51,12 +52,19 @@ class Attention(nn.Module):
         """(B, T, D) -> (B, T, D). `layer` counts from 0, for the layout's cache; `rotary` holds cosines and
         sines of the layout's positions, (B or 1, T, K/2)."""
         B, T, _ = x_BTD.shape
-        q = self.query(x_BTD).view(B, T, self.heads, self.head_width).transpose(1, 2)
-        k = self.key(x_BTD).view(B, T, self.kv_heads, self.head_width).transpose(1, 2)
+        q = self.query(x_BTD).view(B, T, self.heads, self.head_width)
+        k = self.key(x_BTD).view(B, T, self.kv_heads, self.head_width)
         v = self.value(x_BTD).view(B, T, self.kv_heads, self.head_width).transpose(1, 2)
-        if self.query_norm is not None and self.key_norm is not None:
-            q, k = self.query_norm(q), self.key_norm(k)
-        if rotary is not None:
-            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        q, k = self._apart(q, self.query_norm, rotary), self._apart(k, self.key_norm, rotary)
         y_BHTK = layout.attend(layer, q, k, v, self.window, self.slopes_H)
         return cast(Tensor, self.output(y_BHTK.transpose(1, 2).reshape(B, T, -1)))
+
+    @staticmethod
+    def _apart(x_BTHK: Tensor, norm: RMSNorm | None, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Queries or keys as they are looked up, (B, H, T, K)."""
+        weight, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
+        if rotary is not None and compiled.learns(x_BTHK, weight):
+            return compiled.heads_apart(x_BTHK, weight, eps, rotary)
+        x_BHTK = x_BTHK.transpose(1, 2)
+        x_BHTK = x_BHTK if norm is None else norm(x_BHTK)
+        return x_BHTK if rotary is None else rotate(x_BHTK, *rotary)

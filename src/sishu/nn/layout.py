@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sishu.nn import masks
+from sishu.nn import compiled, masks
 
 LONGEST_PLAIN = 1024
 """Positions up to which `attend` forms the T×T scores itself, where it does at all."""
@@ -24,10 +24,14 @@ def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Tensor | None, 
     T, group = q_BHTK.shape[2], q_BHTK.shape[1] // k_BGSK.shape[1]
     plain = causal and q_BHTK.device.type == "cpu" and q_BHTK.dtype == torch.bfloat16
     if plain and T <= LONGEST_PLAIN:
+        k_BHSK, v_BHSK = (x if group == 1 else x.repeat_interleave(group, dim=1) for x in (k_BGSK, v_BGSK))
+        scores_BHTS, scale = q_BHTK @ k_BHSK.mT, q_BHTK.shape[3] ** -0.5
+        if compiled.learns(scores_BHTS):
+            y_BHTK: Tensor = compiled.causal_softmax(scores_BHTS, scale) @ v_BHSK
+            return y_BHTK
         unseen = torch.full((T, T), -torch.inf).triu(1)
-        k_BHSK, v_BHSK = (x.repeat_interleave(group, dim=1) for x in (k_BGSK, v_BGSK))
-        scores = (q_BHTK @ k_BHSK.mT).float() * q_BHTK.shape[3] ** -0.5 + unseen
-        y_BHTK: Tensor = scores.softmax(-1).to(v_BHSK.dtype) @ v_BHSK
+        shares_BHTS = (scores_BHTS.float() * scale + unseen).softmax(-1).to(v_BHSK.dtype)
+        y_BHTK = shares_BHTS @ v_BHSK
         return y_BHTK
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.to(q_BHTK.dtype)

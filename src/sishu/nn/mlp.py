@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sishu.nn import compiled
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 
@@ -44,7 +46,11 @@ class SwiGLU(nn.Module):
         self.up = nn.Linear(width, hidden, bias=bias)
         self.down = nn.Linear(hidden, width, bias=bias)
         self.act = activation(act)
+        self.is_silu = act == "silu"
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        y: Tensor = self.down(self.act(self.gate(x_BTD)) * self.up(x_BTD))
-        return y
+        gate, up = self.gate(x_BTD), self.up(x_BTD)
+        inner = (
+            compiled.gated(gate, up) if self.is_silu and compiled.learns(gate, up) else self.act(gate) * up
+        )
+        return cast(Tensor, self.down(inner))

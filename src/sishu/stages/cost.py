@@ -112,14 +112,20 @@ def has_plain_scores(length: int, bf16: bool, cpu: bool) -> bool:
 
 def activation_bytes(c: DecoderConfig, tokens: int, length: int, bf16: bool, cpu: bool) -> int:
     """What autograd keeps of the trunk for a backward pass over `tokens` in rows of `length`, by the code of
-    `Block` on a CPU (a fused norm, as on CUDA, keeps less). With bfloat16 products also the matrices'
-    bfloat16 copies, and on a CPU the softmax of plain attention in float32 and bfloat16."""
+    `Block`: on a CPU with compiled functions (`sishu.nn.compiled`), elsewhere with torch's as it has them on
+    a CPU (a fused norm, as on CUDA, keeps less). With bfloat16 products also the matrices' copies in
+    bfloat16, and on a CPU the softmax of plain attention."""
     d, q, k, f = c.width, c.heads * c.head_width, c.kv_heads * c.head_width, c.hidden
+    copies = 2 * c.layers * sum(m * n for m, n in matrices(c)) if bf16 else 0
+    if cpu:
+        block = 4 * (2 * d + c.heads + c.kv_heads + 2) + (2 if bf16 else 4) * (2 * d + 4 * q + 3 * k + 3 * f)
+        if has_plain_scores(length, bf16, cpu):  # and keys and values repeated
+            block += 2 * c.heads * length + 2 * q - 4 * k
+        else:
+            block += 4 * c.heads  # sums of exponents
+        return tokens * (c.layers * block + (6 if bf16 else 8) * d) + copies
     if bf16:
         block = 26 * d + 14 * q + 12 * k + 8 * f + 8 * c.heads + 4 * c.kv_heads + 8
-        if has_plain_scores(length, bf16, cpu):  # and keys and values repeated, no sums of exponents
-            block += 6 * c.heads * length + 2 * q - 4 * k - 4 * c.heads
-        copies = 2 * c.layers * sum(m * n for m, n in matrices(c))
         return tokens * (c.layers * block + 12 * d) + copies
     block = 4 * (6 * d + 5 * q + 4 * k + 4 * f + 2 * c.heads + c.kv_heads + 2)
     return tokens * (c.layers * block + 12 * d)
@@ -155,7 +161,7 @@ def backward_bytes(
     head = distribution_bytes(c, counted) if distributions else logit_bytes(c, counted, bf16)
     points = [head, 4 * (3 * c.hidden + 2 * c.width) * tokens]
     if has_plain_scores(length, bf16, cpu):
-        points.append(6 * c.heads * length * tokens)
+        points.append(4 * c.heads * length * tokens)
     return max(points)
 
 

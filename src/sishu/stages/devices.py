@@ -43,10 +43,8 @@ class Device:
         return self.memory_of(stage).total < 0.9 * self.memory
 
     def memory_of(self, stage: StagePlan) -> Memory:
-        """The one in this device's precision and with its attention."""
-        if not self.in_bf16(stage.precision):
-            return stage.memory
-        return stage.memory_bf16_cpu if self.cpu else stage.memory_bf16
+        """What the stage takes in this device's precision and by the functions it has."""
+        return stage.memories[self.in_bf16(stage.precision), self.cpu]
 
     def seconds(self, stage: StagePlan) -> float:
         """Time for the arithmetic at the utilisation, and for starting kernels."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from sishu.models.decoder import DecoderConfig
@@ -25,8 +25,8 @@ from sishu.stages.sft import SftSettings
 from sishu.stages.shape import derive_plan
 from sishu.train.trainer import TrainSettings
 
-SIDES = ((False, False), (True, False), (True, True))
-"""Whether in bfloat16 and whether on a CPU, for the three memories of a `StagePlan`."""
+SIDES = ((False, False), (False, True), (True, False), (True, True))
+"""Whether in bfloat16 and whether on a CPU, for the memories of a `StagePlan`."""
 UNKNOWN_CORPUS = 1 << 60
 """Stands for a corpus large enough for any plan."""
 KERNELS_FORWARD, KERNELS_LEARN, KERNELS_UPDATE = 55, 155, 33
@@ -35,8 +35,8 @@ KERNELS_FORWARD, KERNELS_LEARN, KERNELS_UPDATE = 55, 155, 33
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One training stage. `memory` is with float32 activations, `memory_bf16` with bfloat16 products on a
-    GPU, `memory_bf16_cpu` with them on a processor, where attention keeps its T×T scores."""
+    """One training stage. Its memory depends on `SIDES`: products in bfloat16 halve what is kept, and a CPU
+    keeps less by compiled functions, but in bfloat16 also the T×T shares of attention."""
 
     name: str
     parameters: int
@@ -44,9 +44,7 @@ class StagePlan:
     tokens: int
     """Trained on, over all steps and passes, padding included."""
     flops: Flops
-    memory: Memory
-    memory_bf16: Memory
-    memory_bf16_cpu: Memory
+    memories: Mapping[tuple[bool, bool], Memory]
     kernels: int
     precision: Precision = "auto"
     decode_steps: int = 0
@@ -72,16 +70,14 @@ def _training(
     muon = muon_flops(c) * steps if t.matrix_learning_rate is not None else 0.0
     micro = math.ceil(t.batch / t.micro_batch)
     logits = round(learnt * longest * min(t.batch, t.micro_batch))
-    sides = [memory(c, t, longest, bf16, cpu=cpu, logits=logits, kind=kind) for bf16, cpu in SIDES]
+    memories = {side: memory(c, t, longest, side[0], cpu=side[1], logits=logits, kind=kind) for side in SIDES}
     return StagePlan(
         name=name,
         parameters=c.parameters() + (c.width if kind else 0),
         steps=steps,
         tokens=tokens,
         flops=forward(c, tokens, length, learnt * tokens) * 3 + Flops(optimizer=muon),
-        memory=sides[0],
-        memory_bf16=sides[1],
-        memory_bf16_cpu=sides[2],
+        memories=memories,
         kernels=steps * c.layers * (micro * KERNELS_LEARN + KERNELS_UPDATE),
         precision=t.precision,
     )
@@ -129,23 +125,21 @@ def ppo_plan(s: PpoSettings, c: DecoderConfig, f: Facts) -> StagePlan:
     scored = math.ceil(drawn / t.micro_batch)
     reads = (3 + s.passes) * micro + scored + s.max_tokens
     updates = s.passes * ((2 * micro + ptx_micro) * KERNELS_LEARN + 2 * KERNELS_UPDATE)
-    sides = []
+    memories = {}
     for side in SIDES:
         m = memory(c, t, length, side[0], cpu=side[1], kind="ppo")
         text = min(ptx_rows, t.micro_batch) * context
         kept = max(
             m.activations, activation_bytes(c, text, context, *side) + backward_bytes(c, text, context, *side)
         )
-        sides.append(replace(m, activations=kept))
+        memories[side] = replace(m, activations=kept)
     return StagePlan(
         name="ppo",
         parameters=2 * c.parameters() + c.width,
         steps=steps,
         tokens=steps * s.passes * (tokens + ptx),
         flops=step * steps,
-        memory=sides[0],
-        memory_bf16=sides[1],
-        memory_bf16_cpu=sides[2],
+        memories=memories,
         kernels=steps * c.layers * (updates + reads * KERNELS_FORWARD),
         precision=t.precision,
         decode_steps=steps * s.max_tokens,
