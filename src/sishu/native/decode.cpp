@@ -41,7 +41,7 @@ constexpr Int FEW = 8;  // rows up to which every thread prepares all for itself
 // Room for what a matrix is multiplied with.
 struct Room {
     Numbers wide, narrow;
-    Room(Int rows, Int most) : wide(rows * most), narrow((rows > MANY ? ceiling(rows, LANES) * LANES : rows) * most) {}
+    Room(Int rows, Int most) : wide(rows * most), narrow(rows * most / 2 + LANES) {}
 };
 
 struct Pass {
@@ -99,13 +99,10 @@ struct Pass {
     // What a matrix is multiplied with, row by row: `make` is given a place for n numbers, and says where they
     // are instead if not there.
     template <class Make> Rows prepared(const Matrix &matrix, Int rows, Int thread, Room &own, Make make) {
-        if (rows > MANY)
-            return PAIRS && matrix.kind != FP32 ? laid_out<Narrow>(matrix.inputs, rows, thread, make)
-                                                : laid_out<Wide>(matrix.inputs, rows, thread, make);
         Int n = matrix.inputs, begin = 0, end = rows;
         if (rows > FEW) share(rows, thread, begin, end);
         Room &room = rows > FEW ? common : own;
-        Rows x{room.wide, (uint16_t *)(float *)room.narrow, nullptr, n};
+        Rows x{room.wide, (uint16_t *)(float *)room.narrow, n};
         for (Int r = begin; r < end; r++) {
             const float *row = make(r, &room.wide[r * n]);
             for (Int i = 0; PAIRS && matrix.kind != FP32 && i + PART <= n; i += PART) {
@@ -115,18 +112,6 @@ struct Pass {
         }
         if (rows > FEW) meeting.wait();
         return x;
-    }
-
-    template <class Part, class Make> Rows laid_out(Int n, Int rows, Int thread, Make make) {
-        for (Int begin = thread * LANES; begin < rows; begin += s.threads * LANES) {
-            const Int count = std::min(LANES, rows - begin);
-            const float *numbers[LANES];
-            for (Int r = 0; r < count; r++) numbers[r] = make(begin + r, &common.wide[(begin + r) * n]);
-            auto part_of = [&](Int row, Int i) { return Part::rounded(numbers[row] + i); };
-            lay_out<Part>(n, count, part_of, common.narrow.bits() + begin / LANES * vectors<Part>(n));
-        }
-        meeting.wait();
-        return {common.wide, nullptr, common.narrow.bits(), n};
     }
 
     void run(Int thread) {
@@ -149,7 +134,7 @@ struct Pass {
             norm = &l.attention_norm;
             Rows x = prepared(l.joined, rows, thread, own, normalised);
             divide(across, rows, thread, taken[layer * STAGES], [&](Int begin, Int end) {
-                multiply(l.joined, begin, end, x, rows, {heads, 0, across, l.joined.bias, false}, weights.bits());
+                multiply(l.joined, begin, end, x, rows, {heads, 0, across, l.joined.bias, false}, weights);
             });
             meeting.wait();
             keep(l, layer, thread);
@@ -159,16 +144,16 @@ struct Pass {
             x = prepared(l.output, rows, thread, own, [&](Int r, float *) { return &read[r * l.output.inputs]; });
             x.wide = read;
             divide(D, rows, thread, taken[layer * STAGES + 2], [&](Int begin, Int end) {
-                multiply(l.output, begin, end, x, rows, {s.x, 0, D, l.output.bias, true}, weights.bits());
+                multiply(l.output, begin, end, x, rows, {s.x, 0, D, l.output.bias, true}, weights);
             });
             meeting.wait();
             norm = &l.mlp_norm;
             x = prepared(l.up, rows, thread, own, normalised);
             divide(m.hidden, rows, thread, taken[layer * STAGES + 3], [&](Int begin, Int end) {
                 const Int n = end - begin, other = m.hidden + begin;
-                multiply(l.up, begin, end, x, rows, {inner, begin, n, l.up.bias, false}, weights.bits());
+                multiply(l.up, begin, end, x, rows, {inner, begin, n, l.up.bias, false}, weights);
                 if (m.gated)
-                    multiply(l.up, other, other + n, x, rows, {beside, other, n, l.up.bias, false}, weights.bits());
+                    multiply(l.up, other, other + n, x, rows, {beside, other, n, l.up.bias, false}, weights);
                 for (Int r = 0; r < rows; r++)
                     activate(m.activation, &inner[r * n], m.gated ? &beside[r * n] : nullptr, n,
                              &active[r * m.hidden + begin]);
@@ -177,7 +162,7 @@ struct Pass {
             x = prepared(l.down, rows, thread, own, [&](Int r, float *) { return &active[r * m.hidden]; });
             x.wide = active;
             divide(D, rows, thread, taken[layer * STAGES + 4], [&](Int begin, Int end) {
-                multiply(l.down, begin, end, x, rows, {s.x, 0, D, l.down.bias, true}, weights.bits());
+                multiply(l.down, begin, end, x, rows, {s.x, 0, D, l.down.bias, true}, weights);
             });
             meeting.wait();
         }
@@ -185,7 +170,7 @@ struct Pass {
         auto answer = [&](Int r, float *to) { return normalise(m.norm, s.x + s.wanted[r] * D, D, to), to; };
         Rows x = prepared(m.head, s.answers, thread, own, answer);
         divide(m.head.outputs, s.answers, thread, taken[m.layers * STAGES], [&](Int begin, Int end) {
-            multiply(m.head, begin, end, x, s.answers, {s.logits, 0, m.head.outputs, m.head.bias, false}, weights.bits());
+            multiply(m.head, begin, end, x, s.answers, {s.logits, 0, m.head.outputs, m.head.bias, false}, weights);
         });
     }
 };

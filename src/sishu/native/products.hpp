@@ -142,12 +142,10 @@ struct Int4 {
     inline const void *at(Int o, Int i) const { return weight + (o * inputs + i) / 2; }
 };
 
-// Rows of n numbers, in float32 and, where that is how they are multiplied, in bfloat16; many are laid out anew
-// instead (many_rows.hpp).
+// Rows of n numbers, in float32 and, where that is how they are multiplied, in bfloat16.
 struct Rows {
     const float *wide;
     const uint16_t *narrow;
-    const Bits *laid_out;
     Int n;
     inline const float *at(Int row, Int i, float) const { return wide + row * n + i; }
     inline const uint16_t *at(Int row, Int i, uint16_t) const { return narrow + row * n + i; }

@@ -43,11 +43,8 @@ inline float greatest(Vec v) {
 #endif
 }
 
-// The numbers of a vector added up, and of sixteen at once, each in the same order: number JOINED[0] with
-// JOINED[1], JOINED[2] with [3], …, then the first of these sums with the second, and so on.
+// The numbers of a vector added up, and of sixteen at once, each in the same order (which many_rows.hpp has too).
 #ifdef __AVX512F__
-constexpr int JOINED[LANES] = {0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15};
-
 inline float sum(Vec vector) {
     __m512 v = (__m512)vector;
     v = _mm512_add_ps(v, _mm512_permute_ps(v, 0x4e));
@@ -75,8 +72,6 @@ inline void sums(const Vec *vectors, Int count, float *to) {
     for (Int i = 0; i < count; i++) to[i] = sum(vectors[i]);
 }
 #else
-constexpr int JOINED[LANES] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
-
 inline float sum(Vec v) {
     typedef float Half __attribute__((vector_size(2 * LANES)));
     typedef float Quarter __attribute__((vector_size(LANES)));
