@@ -86,7 +86,6 @@ def work(s: PretrainSettings, context: StageContext) -> dict[str, Any]:
             "validation_bits_per_byte": bits_per_byte(loss, 1) / bytes_per_token,
         }
 
-    context.expect(plan.steps)
     trainer = Trainer(
         model,
         next_token,

@@ -224,7 +224,6 @@ def _train(
         pairs = accuracy_by_pair(score(model, held_out[:GLANCE], tokenizer.pad))
         return {"validation_accuracy": sum(pairs.values()) / len(pairs)}
 
-    context.expect(steps)
     trainer = Trainer(
         model,
         Ranking(),

@@ -130,7 +130,6 @@ def work(s: SftSettings, context: StageContext) -> dict[str, Any]:
     def evaluate() -> dict[str, float]:
         return {"validation_loss": answer_loss(model, held_rows[:GLANCE], tokenizer.pad, s.train.precision)}
 
-    context.expect(steps)
     trainer = Trainer(
         model,
         next_token,

@@ -120,6 +120,7 @@ class Trainer:
         """Train to the end, or until the source is done. An update whose loss or gradient is not a number is
         left out; raises UserError when there are too many in a row, or too many jumps of the loss."""
         s = self.settings
+        self.context.expect(self.steps)
         if not self.context.resumed or not self._restore():
             torch.manual_seed(self.context.seed)
             self.metrics = self.context.metrics()
