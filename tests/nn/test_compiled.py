@@ -146,9 +146,11 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         assert all(torch.equal(a, b) for a, b in zip(other, found[0], strict=True))
 
 
-def test_without_a_gradient_torch_does_it() -> None:
+def test_without_training_torch_does_it() -> None:
     x = normal(3, 8)
     assert not compiled.learns(x)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert compiled.learns(x), "rollouts are rounded as the training on them"
     assert compiled.learns(x.clone().requires_grad_(), None)
     assert not compiled.learns(x.double().requires_grad_())
     with torch.no_grad():

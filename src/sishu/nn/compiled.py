@@ -17,9 +17,12 @@ from sishu.native import training
 
 
 def learns(*tensors: Tensor | None) -> bool:
-    """Whether a gradient will be asked of a function of these, and compiled code has it."""
+    """Whether this is a pass of training, of which compiled code knows the types: a gradient will be asked of
+    it, or autocast is on. What is only read while training is rounded alike, so that a policy that did not
+    change gives the probabilities it gave before (PPO)."""
     there = [t for t in tensors if t is not None]
-    return torch.is_grad_enabled() and any(t.requires_grad for t in there) and training.knows(*there)
+    wanted = torch.is_grad_enabled() and any(t.requires_grad for t in there)
+    return (wanted or torch.is_autocast_enabled("cpu")) and training.knows(*there)
 
 
 def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
