@@ -336,7 +336,7 @@ def train_ours(shape: Any, device: str, size: Size, muon: bool) -> dict[str, Any
     from sishu.batches.tokens import Windows
     from sishu.models.decoder import Decoder
     from sishu.objectives.language import next_token
-    from sishu.run import StageContext
+    from sishu.run import BEGUN, StageContext
     from sishu.train.trainer import Trainer, TrainSettings
 
     class Watched(Windows):
@@ -360,6 +360,7 @@ def train_ours(shape: Any, device: str, size: Size, muon: bool) -> dict[str, Any
         windows = Watched(tokens, size.context, rows, rows, seed=1)
         windows.times = []
         with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / BEGUN).write_text("{}", encoding="utf-8")
             context = StageContext("gpu", Path(folder), 1, {}, resumed=False)
             parts = (model.to(device), next_token, windows, settings, context)
             with suppress(Enough):

@@ -2,9 +2,6 @@
 
 #include "arithmetic.hpp"
 
-#include <thread>
-#include <vector>
-
 namespace {
 
 // Rows of logits in float32 or bfloat16. Behind the last logit of a row a vector holds minus infinity.
@@ -79,15 +76,11 @@ void some_rows(Number *logits, Int vocabulary, Int begin, Int end, const Int *ta
 // asked for; `narrow`: the logits are in bfloat16.
 extern "C" void cross_entropy(void *logits, Int narrow, Int rows, Int vocabulary, const Int *targets, float *losses,
                               Int gradient, Int threads) {
-    auto some = [=](Int thread) {
+    on_threads(threads, [=](Int thread) {
         const Int begin = rows * thread / threads, end = rows * (thread + 1) / threads;
         if (narrow)
             some_rows((uint16_t *)logits, vocabulary, begin, end, targets, losses, gradient);
         else
             some_rows((float *)logits, vocabulary, begin, end, targets, losses, gradient);
-    };
-    std::vector<std::thread> others;
-    for (Int thread = 1; thread < threads; thread++) others.emplace_back(some, thread);
-    some(0);
-    for (auto &other : others) other.join();
+    });
 }

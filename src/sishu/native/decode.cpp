@@ -179,11 +179,7 @@ struct Pass {
 
 extern "C" void decode_step(const Model *model, const Step *step) {
     Pass pass(*model, *step);
-    std::vector<std::thread> others;
-    for (Int thread = 1; thread < step->threads; thread++)
-        others.emplace_back([&pass, thread] { pass.run(thread); });
-    pass.run(0);
-    for (auto &other : others) other.join();
+    on_threads(step->threads, [&](Int thread) { pass.run(thread); });
 }
 
 // Whether this is faster than torch also with hundreds of rows: on processors with vectors of sixteen numbers that
@@ -199,7 +195,7 @@ extern "C" Int many_rows() {
 // A matrix of 4 bits in bfloat16, (outputs, inputs), for products of many rows.
 extern "C" void unpack(const Matrix *matrix, uint16_t *to, Int threads) {
     const Int4 w(*matrix);
-    auto some = [&](Int thread) {
+    on_threads(threads, [&](Int thread) {
         Int n = matrix->inputs, end = matrix->outputs * (thread + 1) / threads;
         for (Int o = matrix->outputs * thread / threads; o < end; o++)
             for (Int i = 0; i < n; i += 2 * LANES) {
@@ -207,9 +203,5 @@ extern "C" void unpack(const Matrix *matrix, uint16_t *to, Int threads) {
                 Halves halves[] = {to_bf16(part.a), to_bf16(part.b)};
                 std::memcpy(to + o * n + i, halves, sizeof halves);
             }
-    };
-    std::vector<std::thread> others;
-    for (Int thread = 1; thread < threads; thread++) others.emplace_back(some, thread);
-    some(0);
-    for (auto &other : others) other.join();
+    });
 }

@@ -8,7 +8,6 @@
 #include "arithmetic.hpp"
 
 #include <algorithm>
-#include <thread>
 #include <vector>
 
 namespace {
@@ -50,14 +49,10 @@ struct Row {  // numbers in float32, or in bfloat16
 
 // Do `part` for each of PARTS parts of n things.
 template <class Do> void in_parts(Int n, Int threads, Do part) {
-    auto some = [&](Int thread) {
+    on_threads(threads, [&](Int thread) {
         for (Int p = PARTS * thread / threads; p < PARTS * (thread + 1) / threads; p++)
             part(p, n * p / PARTS, n * (p + 1) / PARTS);
-    };
-    std::vector<std::thread> others;
-    for (Int thread = 1; thread < threads; thread++) others.emplace_back(some, thread);
-    some(0);
-    for (auto &other : others) other.join();
+    });
 }
 
 // x becomes x / rms(x) · weight; returns 1 / rms(x).

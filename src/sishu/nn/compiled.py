@@ -1,8 +1,7 @@
 """What surrounds the matrix products in training, as functions with a gradient whose both ways are compiled.
 
-torch does each of these as up to ten passes over memory, forward and backward, and on a CPU they take longer
-than the products of a small model. Where there is no compiled code, or nothing to learn from, the modules of
-`nn` do them by torch.
+torch does each of these as up to ten passes over memory, forward and backward. Where there is no compiled
+code, and outside of training, the modules of `nn` do them by torch.
 """
 
 from __future__ import annotations
@@ -29,13 +28,12 @@ def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """x / rms(x) · weight over the last dimension; in the type of autocast's products where that is on."""
     narrow = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if narrow else x.dtype
-    y: Tensor = _RMSNorm.apply(x.reshape(-1, x.shape[-1]), weight_D, eps, dtype)  # type: ignore[no-untyped-call]
-    return y.view(x.shape)
+    return _apply(_RMSNorm, x.reshape(-1, x.shape[-1]), weight_D, eps, dtype).view(x.shape)
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) · up."""
-    return cast(Tensor, _Gated.apply(gate.contiguous(), up.contiguous()))  # type: ignore[no-untyped-call]
+    return _apply(_Gated, gate.contiguous(), up.contiguous())
 
 
 def heads_apart(
@@ -43,13 +41,16 @@ def heads_apart(
 ) -> Tensor:
     """Heads one behind the other, (B, H, T, K), normalised where there is a weight, and turned."""
     cos, sin = (part.contiguous() for part in angles_BTk)
-    parts = x_BTHK.contiguous(), weight_K, eps, cos, sin
-    return cast(Tensor, _HeadsApart.apply(*parts))  # type: ignore[no-untyped-call]
+    return _apply(_HeadsApart, x_BTHK.contiguous(), weight_K, eps, cos, sin)
 
 
 def causal_softmax(scores_BHTT: Tensor, scale: float) -> Tensor:
     """softmax(scale · scores), where each position sees itself and what came before."""
-    return cast(Tensor, _CausalSoftmax.apply(scores_BHTT.contiguous(), scale))  # type: ignore[no-untyped-call]
+    return _apply(_CausalSoftmax, scores_BHTT.contiguous(), scale)
+
+
+def _apply(function: type[torch.autograd.Function], *arguments: object) -> Tensor:
+    return cast(Tensor, function.apply(*arguments))  # type: ignore[no-untyped-call]  # torch gives it no types
 
 
 class _RMSNorm(torch.autograd.Function):

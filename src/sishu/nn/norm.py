@@ -15,7 +15,7 @@ Norm = Literal["rms", "layer"]
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) · weight over the last dimension, by one fused call."""
+    """x / rms(x) · weight over the last dimension."""
 
     def __init__(self, width: int, eps: float = 1e-6) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ def head_cross_entropy(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tu
     """Cross-entropy in nats of the logits x Wᵀ: its mean over the tokens, which has a gradient for states and
     weights, and that of each token, (N,), which has none; both float32. Products are in the precision of
     autocast where that is on, all else in float32. No token gives a mean of 0."""
-    mean, losses_N = _HeadCrossEntropy.apply(x_ND, weight_VD, targets_N)  # type: ignore[no-untyped-call]
+    mean, losses_N = _HeadCrossEntropy.apply(x_ND, weight_VD, targets_N)  # type: ignore[no-untyped-call]  # torch gives it no types
     return mean, losses_N
 
 

@@ -119,7 +119,7 @@ def _decoder_rate(c: DecoderConfig, device: torch.device, precision: Precision) 
         model.zero_grad()
         with autocast(device, precision):
             loss = next_token(model, Batch({"ids": ids, "targets": ids}, share=1.0))
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        loss.total.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
 
     work_flops = forward(c, rows * length, length, rows * length) * 3
     return work_flops.total * _per_second(work, 0.8)

@@ -259,7 +259,7 @@ class Trainer:
             share: Tensor = loss.total * batch.share
             total += share.detach()
             if self.device.type != "cpu" or math.isfinite(total):
-                share.backward()  # type: ignore[no-untyped-call]
+                share.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
             for name, value in loss.figures.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * batch.share / whole[batch.kind]
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
