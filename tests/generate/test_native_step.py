@@ -181,6 +181,25 @@ def test_a_prompt_reads_the_same_in_pieces(shape: str, kind: Weights) -> None:
         read += count
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", ["qwen3", "gpt2", "mistral", "odd"])
+@torch.inference_mode()
+def test_answers_are_the_same_however_few_are_wanted(shape: str, kind: Weights) -> None:
+    """To the last bit, what is left in the cache too; in any order."""
+    decoder = ready(some_decoder(**SHAPES[shape]), kind)
+    caches = [some_cache(decoder), some_cache(decoder)]
+    every, some = (NativeStep(decoder, cache) for cache in caches)
+    for ids, spans in ((IDS, SPANS), (MANY_IDS, MANY)):
+        logits = every(ids, spans, range(len(ids)))
+        rows = len(ids)
+        for wanted in ([], [rows - 1], [0, 2], [2, 0, 0], list(range(1, rows)), list(range(rows // 2))):
+            for threads in (1, 2):
+                some.threads = threads
+                assert torch.equal(some(ids, spans, wanted), logits[wanted])
+                assert torch.equal(caches[1].keys, caches[0].keys)
+                assert torch.equal(caches[1].values, caches[0].values)
+
+
 @pytest.mark.parametrize("rows", range(1, 20))
 @torch.inference_mode()
 def test_any_number_of_rows(rows: int) -> None:

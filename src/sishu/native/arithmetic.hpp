@@ -7,8 +7,7 @@
 namespace {
 
 inline Vec exponential(Vec x) {  // within 2e-7 of exp(x), relatively
-    x = x < -87.f ? whole(-87.f) : x;
-    x = x > 88.f ? whole(88.f) : x;
+    x = smaller(whole(88.f), larger(whole(-87.f), x));  // of a number that is none, what it is
     const Vec shifted = x * 1.44269504f + 12582912.f;  // 1.5 · 2^23: the last bits are the nearest whole number
     const Vec times = shifted - 12582912.f;
     Vec r = x - times * .693359375f + times * 2.12194440e-4f;
@@ -20,6 +19,11 @@ inline Vec exponential(Vec x) {  // within 2e-7 of exp(x), relatively
     p = p * r * r + r + 1.f;
     const Bits power = (load<Bits>(&shifted) + 127) << 23;
     return p * load<Vec>(&power);
+}
+
+// What a score is among others in a softmax, before they are divided by their sum; of -infinity nothing.
+inline Vec exponential_share(Vec score, float highest, float scale) {
+    return score == -INFINITY ? Vec{} : exponential((score - highest) * scale);
 }
 
 float dot(const float *a, const float *b, Int n) {

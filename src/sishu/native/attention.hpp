@@ -101,18 +101,15 @@ template <class Part> class Attention {
     float soften(Int i, Int from, Int to, Int until) {
         float *score = &scores[i * longest];
         auto seen = [&](Int at) {
+            if (at >= from && at + LANES <= to) return load<Vec>(&score[at]);
             const Whole place = int32_t(at) + Whole{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
             return ((place >= int32_t(from)) & (place < int32_t(to))) ? load<Vec>(&score[at]) : whole(-INFINITY);
         };
         Vec most = whole(-INFINITY), total = {};
-        for (Int at = 0; at < until; at += LANES) {
-            const Vec v = seen(at);
-            most = v > most ? v : most;
-        }
+        for (Int at = 0; at < until; at += LANES) most = larger(most, seen(at));
         const float highest = greatest(most), scale = 1 / std::sqrt(float(size));
         for (Int at = 0; at < until; at += LANES) {
-            Vec v = seen(at);
-            v = v == -INFINITY ? Vec{} : exponential((v - highest) * scale);
+            const Vec v = exponential_share(seen(at), highest, scale);
             total += v;
             if (EACH == 1) {
                 std::memcpy(&score[at], &v, sizeof v);
@@ -160,6 +157,11 @@ template <class Part> class Attention {
         i += R;
     }
 
+    bool answers(const Group &group) const {  // where the wanted rows are in ascending order
+        const Int *first = std::lower_bound(s.wanted, s.wanted + s.answers, group.row);
+        return first < s.wanted + s.answers && *first < group.row + group.count;
+    }
+
   public:
     Attention(const Model &model, const Step &step)
         : m(model), s(step), size(m.head_width), steps(ceiling(size, EACH)), across(ceiling(size, LANES)),
@@ -171,10 +173,12 @@ template <class Part> class Attention {
 
     // All texts and heads of a layer, which threads take from `next`: a few neighbouring tokens of a text and
     // the heads that share keys at a time. `heads`: rows of queries, keys, values; `read`: rows of what is read.
-    void operator()(const Layer &l, Int number, float *heads, float *read, std::atomic<Int> &next) {
+    // `fewer`: no more than what rows with answers read.
+    void operator()(const Layer &l, Int number, float *heads, float *read, std::atomic<Int> &next, bool fewer) {
         const Int width = (m.heads + 2 * m.kv_heads) * size, lanes = ceiling(steps, LANES) * LANES;
         for (Int task; (task = next.fetch_add(1)) < s.groups * m.kv_heads;) {
             const Group &group = s.group[task % s.groups];
+            if (fewer && !answers(group)) continue;
             const Int kv = task / s.groups, first = s.seen[group.row];
             const Int begin = l.window ? std::max(Int(0), first - l.window) / LANES * LANES : 0;
             if (layer != number || kv_head != kv || text != s.text[group.row] || base != begin)

@@ -8,6 +8,7 @@
 #include "many_rows.hpp"
 
 #include <atomic>
+#include <functional>
 #include <thread>
 #include <vector>
 
@@ -53,13 +54,17 @@ struct Pass {
     Numbers heads, read, active;          // queries, keys, values; what attention read; inside the network
     const Int across;                     // queries, keys and values of a row
     std::vector<std::atomic<Int>> taken;  // of what threads share out as they go, STAGES a layer and the head
+    const bool fewer;                     // whether the last layer, beyond keys and values, is for wanted rows alone
 
     Pass(const Model &model, const Step &step)
         : m(model), s(step), most(std::max({m.width, m.hidden, m.heads * m.head_width})),
           meeting(int(step.threads)), common(step.rows > FEW ? step.rows : 0, most),
           heads(step.rows * (model.heads + 2 * model.kv_heads) * model.head_width),
           read(step.rows * model.heads * model.head_width), active(step.rows * model.hidden),
-          across((model.heads + 2 * model.kv_heads) * model.head_width), taken(model.layers * STAGES + 1) {}
+          across((model.heads + 2 * model.kv_heads) * model.head_width), taken(model.layers * STAGES + 1),
+          fewer(step.answers < step.rows &&
+                std::adjacent_find(step.wanted, step.wanted + step.answers, std::greater_equal<Int>()) ==
+                    step.wanted + step.answers) {}
 
     // A thread's share of n things, a multiple of what is cheap to do together.
     void share(Int n, Int thread, Int &begin, Int &end) const {
@@ -67,8 +72,8 @@ struct Pass {
         begin = std::min(n, thread * each), end = std::min(n, begin + each);
     }
 
-    // Outputs of the network, before the activation, that a thread computes at once at most.
-    Int inner_at_once() const { return s.rows > MANY ? BLOCK : m.hidden / s.threads + 4; }
+    // Room for outputs of the network, before the activation, that a thread computes at once at most.
+    Int inner_room(Int rows) const { return rows * (rows > MANY ? BLOCK : m.hidden / s.threads + 4); }
 
     // Each thread's part of n outputs for rows: of few rows the same ones always, of many what is left.
     template <class Do> void divide(Int n, Int rows, Int thread, std::atomic<Int> &next, Do part) {
@@ -93,6 +98,16 @@ struct Pass {
             Int place = ((layer * m.kv_heads + g) * m.slots + slot) * size;
             std::memcpy(m.keys + place, key, sizeof(float) * size);
             std::memcpy(m.values + place, key + m.kv_heads * size, sizeof(float) * size);
+        }
+    }
+
+    // The wanted rows become the first ones.
+    void leave_wanted() {
+        const Int n = m.heads * m.head_width;
+        for (Int i = 0; i < s.answers; i++) {
+            const Int row = s.wanted[i];
+            std::memmove(s.x + i * m.width, s.x + row * m.width, sizeof(float) * m.width);
+            std::memmove(read + i * n, read + row * n, sizeof(float) * n);
         }
     }
 
@@ -122,10 +137,12 @@ struct Pass {
     }
 
     template <class Part> void run(Int thread) {
-        const Int rows = s.rows, D = m.width;
+        Int rows = s.rows;
+        const Int D = m.width;
         Room own(std::min(rows, FEW), most);
         const Numbers weights = room_for_weights(rows > MANY ? most : 0);
-        const Numbers inner(rows * inner_at_once()), beside(m.gated ? rows * inner_at_once() : 0);
+        const Int room = std::max(inner_room(rows), inner_room(s.answers));
+        const Numbers inner(room), beside(m.gated ? room : 0);
         Attention<Part> attend(m, s);
         const Norm *norm;
         auto normalised = [&](Int r, float *to) { return normalise(*norm, s.x + r * D, D, to), to; };
@@ -139,8 +156,14 @@ struct Pass {
             meeting.wait();
             keep(l, layer, thread);
             meeting.wait();
-            attend(l, layer, heads, read, taken[layer * STAGES + 1]);
+            const bool last = fewer && layer == m.layers - 1;
+            attend(l, layer, heads, read, taken[layer * STAGES + 1], last);
             meeting.wait();
+            if (last) {
+                if (thread == 0) leave_wanted();
+                meeting.wait();
+                rows = s.answers;
+            }
             x = prepared(l.output, rows, thread, own, [&](Int r, float *) { return &read[r * l.output.inputs]; });
             x.wide = read;
             divide(D, rows, thread, taken[layer * STAGES + 2], [&](Int begin, Int end) {
@@ -167,7 +190,7 @@ struct Pass {
             meeting.wait();
         }
         if (!s.answers) return;
-        auto answer = [&](Int r, float *to) { return normalise(m.norm, s.x + s.wanted[r] * D, D, to), to; };
+        auto answer = [&](Int r, float *to) { return normalise(m.norm, s.x + (fewer ? r : s.wanted[r]) * D, D, to), to; };
         Rows x = prepared(m.head, s.answers, thread, own, answer);
         divide(m.head.outputs, s.answers, thread, taken[m.layers * STAGES], [&](Int begin, Int end) {
             multiply(m.head, begin, end, x, s.answers, {s.logits, 0, m.head.outputs, m.head.bias, false}, weights);

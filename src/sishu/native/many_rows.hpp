@@ -80,7 +80,7 @@ template <class Part> __attribute__((noinline)) void tile(const float *w, const 
         for (Int i = q * QUARTER; i + PART <= x.n + q * QUARTER; i += PART)
             for (int h = 0; h < HALVES; h++, w += FOUR * LANES) {
                 Vec weights[FOUR];
-                for (int v = 0; v < FOUR; v++) weights[v] = load<Vec>(w + v * LANES);
+                for (int v = 0; v < FOUR; v++) weights[v] = held(load<Vec>(w + v * LANES));
                 for (int r = 0; r < FOUR; r++) {
                     const Vec numbers = held(quarter(rows[r] + i + h * LANES));
                     for (int v = 0; v < FOUR; v++) acc[r][v] = Part::times(weights[v], numbers, acc[r][v]);

@@ -195,14 +195,10 @@ extern "C" void causal_softmax(Int rows, Int length, const Row *scores, double s
             scores->read(r * length, seen, row.data());
             std::fill(row.begin() + seen, row.end(), -INFINITY);
             Vec most = whole(-INFINITY), total = {};
-            for (Int i = 0; i < seen; i += LANES) {
-                const Vec v = load<Vec>(&row[i]);
-                most = v > most ? v : most;
-            }
+            for (Int i = 0; i < seen; i += LANES) most = larger(most, load<Vec>(&row[i]));
             const float highest = greatest(most);
             for (Int i = 0; i < seen; i += LANES) {
-                const Vec v = load<Vec>(&row[i]);
-                const Vec e = v == -INFINITY ? Vec{} : exponential((v - highest) * float(scale));
+                const Vec e = exponential_share(load<Vec>(&row[i]), highest, float(scale));
                 total += e;
                 std::memcpy(&row[i], &e, sizeof e);
             }

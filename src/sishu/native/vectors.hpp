@@ -35,6 +35,22 @@ inline Vec each(uint32_t bits) {  // the same 32 bits everywhere
     return (Vec)all;
 }
 
+inline Vec larger(Vec a, Vec b) {
+#ifdef __AVX512F__
+    return (Vec)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+    return a > b ? a : b;
+#endif
+}
+
+inline Vec smaller(Vec a, Vec b) {
+#ifdef __AVX512F__
+    return (Vec)_mm512_min_ps((__m512)a, (__m512)b);
+#else
+    return a < b ? a : b;
+#endif
+}
+
 inline float greatest(Vec v) {
 #ifdef __AVX512F__
     return _mm512_reduce_max_ps((__m512)v);
