@@ -12,6 +12,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import torch
+
 SOURCES = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 SWITCH = "SISHU_NATIVE"
@@ -39,12 +41,21 @@ def _attempt() -> tuple[ctypes.CDLL | None, str]:
     if compiler is None:
         return None, "there is no C++ compiler (c++, g++ or clang++)"
     try:
-        return ctypes.CDLL(str(_built(compiler, _folder()))), ""
+        built = ctypes.CDLL(str(_built(compiler, _folder())))
+        _share_threads(built)
+        return built, ""
     except subprocess.CalledProcessError as error:
         said = [line for line in error.stderr.decode(errors="replace").splitlines() if "error" in line]
         return None, f"{compiler} failed: {said[0] if said else error.returncode}"
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: there is no home
         return None, str(error)
+
+
+def _share_threads(built: ctypes.CDLL) -> None:
+    """Have compiled code use torch's threads, where these are GNU's OpenMP; else it starts its own."""
+    for path in (Path(torch.__file__).parent / "lib").glob("libgomp*.so*"):
+        found = ctypes.CDLL(str(path))  # the one that torch has opened
+        built.use_team(found.GOMP_parallel, found.omp_get_thread_num, found.omp_get_num_threads)
 
 
 def _folder() -> Path:

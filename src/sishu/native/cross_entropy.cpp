@@ -1,6 +1,7 @@
 // Logits turned into their cross-entropy and its gradient, in place, row by row in the processor's cache.
 
 #include "arithmetic.hpp"
+#include "threads.hpp"
 
 namespace {
 

@@ -6,6 +6,7 @@
 
 #include "attention.hpp"
 #include "many_rows.hpp"
+#include "threads.hpp"
 
 #include <atomic>
 #include <functional>
@@ -199,6 +200,10 @@ struct Pass {
 };
 
 }  // namespace
+
+extern "C" void use_team(decltype(Team::together) together, decltype(Team::number) number, decltype(Team::size) size) {
+    team = {together, number, size};
+}
 
 extern "C" void decode_step(const Model *model, const Step *step) {
     Pass pass(*model, *step);

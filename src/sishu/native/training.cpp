@@ -6,6 +6,7 @@
 // depend on the number of threads.
 
 #include "arithmetic.hpp"
+#include "threads.hpp"
 
 #include <algorithm>
 #include <vector>

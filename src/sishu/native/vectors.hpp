@@ -5,8 +5,6 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
-#include <thread>
-#include <vector>
 #ifdef __AVX512F__
 #include <immintrin.h>
 #endif
@@ -193,13 +191,5 @@ class Numbers {
     operator float *() const { return room; }
     Bits *bits() const { return (Bits *)room; }
 };
-
-// Do `work` for every thread's number.
-template <class Do> void on_threads(Int threads, Do work) {
-    std::vector<std::thread> others;
-    for (Int thread = 1; thread < threads; thread++) others.emplace_back([&work, thread] { work(thread); });
-    work(0);
-    for (auto &other : others) other.join();
-}
 
 }  // namespace
