@@ -1,14 +1,19 @@
-"""The same time to learn characters: our trainer beside nanoGPT as its README sets it for a CPU.
+"""The same time to learn: our trainer beside nanoGPT, on characters and on the tokens of a run.
 
-The text is cut as nanoGPT's prepare.py cuts it: its sorted characters are the vocabulary, the first nine
-tenths are learnt and the rest is held out. nanoGPT runs its own train.py with the options of its README ("I
-only have a macbook") and as many iterations, with the learning rate falling over all of them, as a short run
-before says will fit; it evaluates nine times on the way and keeps its best model. Ours runs `Trainer` with
-the settings below for as many steps as fit, and keeps its last. Seconds are those of the training loop, what
-it evaluates and keeps included. Each model then reads the whole held-out text in windows of its own context,
-one behind the other; nanoGPT's own estimate is drawn from such.
+Characters are cut as nanoGPT's prepare.py cuts a text: its sorted characters are the vocabulary, the first
+nine tenths are learnt and the rest is held out. nanoGPT runs its own train.py with the options of its README
+("I only have a macbook"). Tokens are those of a run's pretrain stage, split as there; both learn the recipe's
+shape (layers, width, heads, context, tokens a step), nanoGPT otherwise with the options of its config for
+characters, the smallest model it has one for, and a bias-free GPT-2.
+
+nanoGPT makes as many iterations, with the learning rate falling over all of them, as a short run before says
+will fit; it evaluates nine times on the way and keeps its best model. Ours runs `Trainer` with the settings
+below for as many steps as fit, and keeps its last. Seconds are those of the training loop, what it evaluates
+and keeps included. Each model then reads the whole held-out text in windows of its own context, one behind
+the other; nanoGPT's own estimate is drawn from such.
 
     python benchmarks/train_beside_peers.py --learning 3 --text input.txt --nanogpt DIR [--seeds 3]
+    python benchmarks/train_beside_peers.py --learning 3 --text runs/quickstart --nanogpt DIR [--seeds 3]
 """
 
 from __future__ import annotations
@@ -21,41 +26,67 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from itertools import count
+from math import log
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 # No sishu, torch or nanoGPT here: see train_beside_peers.py.
 
-LAYERS, WIDTH, HEADS, HIDDEN, CONTEXT = 4, 128, 4, 384, 128
-"""Our shape."""
-BATCH, RATE, MATRIX_RATE, DECAY, WARMUP, COOLDOWN = 16, 0.017, 0.02, 0.05, 0.02, 0.6
-"""Our training."""
-THEIRS = {
-    "device": "cpu",
-    "compile": "False",
-    "eval_iters": "20",
-    "log_interval": "1",
-    "block_size": "64",
-    "batch_size": "12",
-    "n_layer": "4",
-    "n_head": "4",
-    "n_embd": "128",
-    "dropout": "0.0",
-}
+
+@dataclass(frozen=True)
+class Race:
+    """What both learn with."""
+
+    theirs: dict[str, str]
+    """nanoGPT's options."""
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    hidden: int
+    context: int
+    batch: int
+    rate: float
+    matrix_rate: float
+    decay: float
+
+
+ALIKE = {"device": "cpu", "compile": "False", "eval_iters": "20", "log_interval": "1", "dropout": "0.0"}
+SMALL = {"block_size": "64", "batch_size": "12", "n_layer": "4", "n_head": "4", "n_embd": "128"}
 """nanoGPT's README."""
+AS_QUICKSTART = {"block_size": "512", "batch_size": "4", "n_layer": "4", "n_head": "4", "n_embd": "256"}
+RACES = {
+    "characters": Race(ALIKE | SMALL, 4, 128, 4, 4, 384, 128, 16, 0.017, 0.02, 0.05),
+    "tokens": Race(ALIKE | AS_QUICKSTART, 4, 256, 4, 2, 704, 512, 4, 0.012, 0.01, 0.05),
+}
+WARMUP, COOLDOWN = 0.02, 0.6
 PROBE, EVALUATIONS, ROWS = 150, 8, 64
 """Iterations that tell how many will fit; evaluations behind the first; windows read at once at the end."""
 CONFIG, DATA, SEED = "config/train_shakespeare_char.py", "data/shakespeare_char", "torch.manual_seed(1337 "
 
 
-def prepare(text: Path, folder: Path) -> int:
-    """Write train.bin, val.bin and meta.pkl as nanoGPT's prepare.py does; returns the vocabulary's size."""
+def prepare(text: Path, folder: Path) -> tuple[str, float]:
+    """Write train.bin, val.bin and meta.pkl as nanoGPT's prepare.py does, of a text's characters or a run's
+    tokens; returns which, and the bytes that one of what is held out stands for."""
     import pickle  # nanoGPT reads the vocabulary's size from one
 
+    if text.is_dir():
+        folder.mkdir(parents=True)
+        for ours, theirs in (("train", "train"), ("validation", "val")):
+            shutil.copy(text / f"pretrain/{ours}.bin", folder / f"{theirs}.bin")
+        tokenizer = Tokenizer.from_file(str(text / "tokenizer/tokenizer.json"))
+        size = tokenizer.get_vocab_size()
+        if size > 1 << 16:
+            sys.exit("nanoGPT reads tokens of 16 bits: give a run with a smaller vocabulary")
+        (folder / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": size, "itos": {}, "stoi": {}}))
+        held_out = np.fromfile(folder / "val.bin", np.uint16).tolist()
+        return "tokens", len(tokenizer.decode(held_out).encode()) / len(held_out)
     raw = text.read_bytes()
     characters = (gzip.decompress(raw) if text.suffix == ".gz" else raw).decode()
     vocabulary = sorted(set(characters))
@@ -66,7 +97,7 @@ def prepare(text: Path, folder: Path) -> int:
     ids[cut:].tofile(folder / "val.bin")
     meta = {"vocab_size": len(vocabulary), "itos": dict(enumerate(vocabulary)), "stoi": number}
     (folder / "meta.pkl").write_bytes(pickle.dumps(meta))
-    return len(vocabulary)
+    return "characters", 1.0
 
 
 def windows(folder: Path, context: int) -> Any:
@@ -77,9 +108,9 @@ def windows(folder: Path, context: int) -> Any:
     return ids.unfold(0, context + 1, context)
 
 
-def nanogpt_learns(place: Path, iterations: int, every: int) -> list[float]:
+def nanogpt_learns(race: Race, place: Path, iterations: int, every: int) -> list[float]:
     """Run its train.py; returns the seconds of each iteration, evaluations included."""
-    options = THEIRS | {name: str(iterations) for name in ("max_iters", "lr_decay_iters")}
+    options = race.theirs | {name: str(iterations) for name in ("max_iters", "lr_decay_iters")}
     told = [f"--{name}={value}" for name, value in (options | {"eval_interval": str(every)}).items()]
     command = [sys.executable, "train.py", CONFIG, *told]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True)
@@ -88,29 +119,29 @@ def nanogpt_learns(place: Path, iterations: int, every: int) -> list[float]:
     return [float(found) / 1e3 for found in re.findall(r"^iter \d+:.* time ([\d.]+)ms", done.stdout, re.M)]
 
 
-def nanogpt(place: Path, seed: int, seconds: float) -> dict[str, float]:
+def nanogpt(race: Race, place: Path, seed: int, seconds: float) -> dict[str, float]:
     """Learn for `seconds` in a copy of its checkout, in this process's children."""
     script = place / "train.py"
     source = script.read_text(encoding="utf-8")
     if SEED not in source:
         sys.exit("nanoGPT's train.py sets its seed in another way than was expected")
     script.write_text(source.replace(SEED, f"torch.manual_seed({1337 + seed} "), encoding="utf-8")
-    one = median(nanogpt_learns(place, PROBE, 10 * PROBE)[PROBE // 10 :])
+    one = median(nanogpt_learns(race, place, PROBE, 10 * PROBE)[PROBE // 10 :])
     # an evaluation costs about what 2 × eval_iters / 3 iterations do
-    extra = (EVALUATIONS + 1) * 2 * int(THEIRS["eval_iters"]) / 3
+    extra = (EVALUATIONS + 1) * 2 * int(race.theirs["eval_iters"]) / 3
     every = int((seconds / one - extra) / EVALUATIONS)
     if every < 1:
         sys.exit(f"an iteration of nanoGPT takes {one:.2f} s here: give --learning more minutes")
-    took = nanogpt_learns(place, every * EVALUATIONS, every)
+    took = nanogpt_learns(race, place, every * EVALUATIONS, every)
     script.write_text(source, encoding="utf-8")
     return {
         "seconds": sum(took),
         "steps": len(took),
-        "loss": in_process("read", place, seed, seconds)["loss"],
+        "loss": in_process("read", race, place, seed, seconds)["loss"],
     }
 
 
-def read(place: Path, seed: int, seconds: float) -> dict[str, float]:
+def read(race: Race, place: Path, seed: int, seconds: float) -> dict[str, float]:
     """The held-out loss of the model that nanoGPT kept."""
     import torch
 
@@ -128,7 +159,7 @@ def read(place: Path, seed: int, seconds: float) -> dict[str, float]:
     return {"loss": mean(nats)}
 
 
-def ours(place: Path, seed: int, seconds: float) -> dict[str, float]:
+def ours(race: Race, place: Path, seed: int, seconds: float) -> dict[str, float]:
     """Learn for `seconds` by our trainer."""
     from sishu.batches.tokens import Windows
     from sishu.models.decoder import Decoder, DecoderConfig
@@ -140,19 +171,19 @@ def ours(place: Path, seed: int, seconds: float) -> dict[str, float]:
     tokens, held_out = (np.fromfile(place / DATA / f"{side}.bin", np.uint16) for side in ("train", "val"))
     config = DecoderConfig(
         vocabulary=int(max(tokens.max(), held_out.max())) + 1,
-        width=WIDTH,
-        layers=LAYERS,
-        heads=HEADS,
-        kv_heads=HEADS,
-        head_width=WIDTH // HEADS,
-        hidden=HIDDEN,
-        context_length=CONTEXT,
+        width=race.width,
+        layers=race.layers,
+        heads=race.heads,
+        kv_heads=race.kv_heads,
+        head_width=race.width // race.heads,
+        hidden=race.hidden,
+        context_length=race.context,
     )
     settings = TrainSettings(
-        batch=BATCH,
-        micro_batch=BATCH,
-        matrix_learning_rate=MATRIX_RATE,
-        weight_decay=DECAY,
+        batch=race.batch,
+        micro_batch=race.batch,
+        matrix_learning_rate=race.matrix_rate,
+        weight_decay=race.decay,
         warmup=WARMUP,
         cooldown=COOLDOWN,
         checkpoint_seconds=1e9,
@@ -162,8 +193,8 @@ def ours(place: Path, seed: int, seconds: float) -> dict[str, float]:
         model.initialise(seed)
         (place / BEGUN).write_text("{}", encoding="utf-8")
         context = StageContext("pretrain", place, seed, {}, resumed=False)
-        source = Windows(tokens, CONTEXT, BATCH, BATCH, seed)
-        return Trainer(model, next_token, source, settings, context, steps=steps, learning_rate=RATE)
+        source = Windows(tokens, race.context, race.batch, race.batch, seed)
+        return Trainer(model, next_token, source, settings, context, steps=steps, learning_rate=race.rate)
 
     trial, took = trainer(1_000_000, Decoder(config)), list[float]()
     for number in count():
@@ -179,16 +210,17 @@ def ours(place: Path, seed: int, seconds: float) -> dict[str, float]:
     real.fit()
     trained = time.perf_counter() - began
     model.eval()
-    losses = position_losses(model, windows(place / DATA, CONTEXT), precision="fp32")
+    losses = position_losses(model, windows(place / DATA, race.context), precision="fp32")
     return {"seconds": trained, "steps": steps, "loss": float(losses.double().mean())}
 
 
 PARTS = {"nanoGPT": nanogpt, "read": read, "ours": ours}
 
 
-def in_process(who: str, place: Path, seed: int, seconds: float) -> dict[str, float]:
+def in_process(who: str, race: Race, place: Path, seed: int, seconds: float) -> dict[str, float]:
     """What one of the parts finds in a process of its own."""
-    command = [sys.executable, __file__, who, str(place), str(seed), str(seconds)]
+    name = next(name for name, one in RACES.items() if one == race)
+    command = [sys.executable, __file__, who, name, str(place), str(seed), str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{who}: {done.stderr}")
@@ -203,20 +235,26 @@ def compare(text: Path, checkout: Path, seconds: float, seeds: int) -> None:
         for name in ("model.py", "train.py", "configurator.py", CONFIG):
             (place / name).parent.mkdir(exist_ok=True)
             shutil.copy(checkout / name, place / name)
-        vocabulary = prepare(text, place / DATA)
-        print(f"{vocabulary} characters, {seconds:.0f} s each; held-out loss in nats per character\n")
+        kind, size = prepare(text, place / DATA)
+        unit = 1.0 if kind == "characters" else size * log(2)
+        print(f"{kind}, {seconds:.0f} s each; held-out loss in", end=" ")
+        print("nats per character\n" if kind == "characters" else "bits per byte\n")
         print("| seed | nanoGPT | steps | seconds | ours | steps | seconds | ours - nanoGPT |")
         print("|" + "---|" * 8)
         losses = list[tuple[float, float]]()
         for seed in range(1, seeds + 1):
-            both = [in_process(who, place, seed, seconds) for who in ("nanoGPT", "ours")]
-            cells = [f"{b['loss']:.4f} | {b['steps']:.0f} | {b['seconds']:.0f}" for b in both]
-            losses.append((both[0]["loss"], both[1]["loss"]))
-            print(f"| {seed} | {' | '.join(cells)} | {losses[-1][1] - losses[-1][0]:+.4f} |", flush=True)
+            both = [in_process(who, RACES[kind], place, seed, seconds) for who in ("nanoGPT", "ours")]
+            found = both[0]["loss"] / unit, both[1]["loss"] / unit
+            cells = [
+                f"{loss:.4f} | {b['steps']:.0f} | {b['seconds']:.0f}"
+                for loss, b in zip(found, both, strict=True)
+            ]
+            losses.append(found)
+            print(f"| {seed} | {' | '.join(cells)} | {found[1] - found[0]:+.4f} |", flush=True)
         theirs, mine = (mean(side) for side in zip(*losses, strict=True))
         print(f"| mean | {theirs:.4f} | | | {mine:.4f} | | | {mine - theirs:+.4f} |")
 
 
 if __name__ == "__main__":
-    who, place, seed, seconds = sys.argv[1:]
-    print(json.dumps(PARTS[who](Path(place), int(seed), float(seconds))), flush=True)
+    who, name, place, seed, seconds = sys.argv[1:]
+    print(json.dumps(PARTS[who](RACES[name], Path(place), int(seed), float(seconds))), flush=True)

@@ -21,9 +21,10 @@ without position tables, L layers, T context, D width; the masked half of attent
 best of torch.mm in float32 and bfloat16 for (tokens, D) × (D, 4 D) and back, measured in the same rounds.
 
     python benchmarks/train_beside_peers.py --nanogpt DIR --litgpt DIR [--shapes 5M 30M] [--contexts 256]
-    python benchmarks/train_beside_peers.py --learning 3 --text input.txt --nanogpt DIR [--seeds 3]
+    python benchmarks/train_beside_peers.py --learning 3 --text input.txt|RUN --nanogpt DIR [--seeds 3]
 
-The second command trains on characters for the same time as nanoGPT (see learning_beside_nanogpt.py).
+The second command trains on characters, or on a run's tokens, for the same time as nanoGPT (see
+learning_beside_nanogpt.py).
 """
 
 from __future__ import annotations
@@ -195,7 +196,7 @@ def main() -> None:
     parser.add_argument("--nanogpt", help="a checkout of nanoGPT")
     parser.add_argument("--litgpt", help="a folder that litgpt is installed in")
     parser.add_argument("--learning", type=float, metavar="MINUTES", help="learn for so long instead")
-    parser.add_argument("--text", type=Path, help="what to learn: a text file, or one that gzip made")
+    parser.add_argument("--text", type=Path, help="what to learn: a text file, one that gzip made, or a run")
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
