@@ -21,10 +21,9 @@ from sishu.corpus.look.lookup import place_of_input
 from sishu.corpus.pipeline.split import TAIL
 from sishu.corpus.table import read_split, write_documents
 from sishu.files import dump_json, write_atomic
-from sishu.road import RECIPE_FILE, Recipe, load_recipe, outside
-from sishu.run import Input, Run, external_input, stage_key
+from sishu.road import RECIPE_FILE, Recipe, load_recipe, make, outside
+from sishu.run import Input, Run, external_input
 from sishu.stages import corpus, pretrain, tokenizer
-from sishu.stages.stage import Stage
 
 WITHOUT: dict[str, dict[str, Any]] = {
     "language": {"languages": [], "min_language_score": 0.0},
@@ -78,7 +77,7 @@ def ablate(run: Path, words: Sequence[str], seeds: int) -> Difference:
     for arm, texts in (("with", ours), ("without", theirs)):
         for seed in range(1, seeds + 1):
             inputs = {"documents": texts, "tokenizer": learnt}
-            done = _made(pretrain.STAGE, recipe.pretrain, folder / f"{arm}-{seed}", inputs, seed)
+            done = make(pretrain.STAGE, recipe.pretrain, folder / f"{arm}-{seed}", inputs, seed)
             figures = done.manifest("pretrain")
             assert figures
             results.setdefault(arm, []).append(figures["figures"]["validation_bits_per_byte"])
@@ -129,26 +128,14 @@ def _corpus(settings: corpus.CorpusSettings, seed: int, folder: Path, run: Path)
     places = outside(corpus.STAGE, settings)
     places["data"] = place_of_input(run, made_from["path"], made_from["digest"])
     inputs = {name: external_input(place) for name, place in places.items()}
-    done = _made(corpus.STAGE, settings, folder, inputs, seed)
+    done = make(corpus.STAGE, settings, folder, inputs, seed)
     return done.input_from("corpus", "documents.parquet")
 
 
 def _tokenizer(recipe: Recipe, folder: Path, texts: Input) -> Input:
     """One tokenizer for all, learnt from the corpus as it is."""
-    done = _made(tokenizer.STAGE, recipe.tokenizer, folder, {"documents": texts}, recipe.seed)
+    done = make(tokenizer.STAGE, recipe.tokenizer, folder, {"documents": texts}, recipe.seed)
     return done.input_from("tokenizer", "tokenizer.json")
-
-
-def _made(stage: Stage, settings: Any, folder: Path, inputs: Mapping[str, Input], seed: int) -> Run:
-    """A stage, unless it is made already."""
-    run = Run(folder)
-    with run.lock():
-        key = stage_key(stage.name, settings, inputs, seed)
-        if not run.finished(stage.name, key):
-            say(f"{folder.name}: {stage.name}")
-            with run.begin(stage.name, key, settings, inputs, seed) as (context, figures):
-                figures |= stage.work(settings, context)
-    return run
 
 
 def _texts(with_step: Path, without: Path, folder: Path) -> tuple[Input, Input, int]:

@@ -28,8 +28,10 @@ from sishu.road import (
     walk,
 )
 from sishu.run import Run, is_memory_full
+from sishu.scaling_commands import scaling
 from sishu.serve.chat import checked_sampling, talk
 from sishu.serve.models_of_run import engines_of, models_of
+from sishu.stages.cluster_plan import show_cluster
 from sishu.stages.plan import show_plan
 from sishu.watch_commands import watch
 
@@ -115,10 +117,7 @@ def _stage(
 
 @app.command(help="Fetch web pages into a WARC archive, politely. Example: sishu crawl seeds=\\[https://…]")
 def crawl(
-    words: Words = None,
-    run: RunFolder = None,
-    recipe: RecipeName = None,
-    quiet: Quiet = False,
+    words: Words = None, run: RunFolder = None, recipe: RecipeName = None, quiet: Quiet = False
 ) -> None:
     _stage("crawl", words, run, recipe, quiet)
 
@@ -143,10 +142,7 @@ def corpus(
 
 @app.command(help="Learn a byte-level BPE vocabulary. Example: sishu tokenizer data=my.txt vocabulary=2048")
 def tokenizer(
-    words: Words = None,
-    run: RunFolder = None,
-    recipe: RecipeName = None,
-    quiet: Quiet = False,
+    words: Words = None, run: RunFolder = None, recipe: RecipeName = None, quiet: Quiet = False
 ) -> None:
     _stage("tokenizer", words, run, recipe, quiet)
 
@@ -156,12 +152,20 @@ def tokenizer(
     "Example: sishu pretrain data=my.txt model.depth=4 train.steps=300"
 )
 def pretrain(
-    words: Words = None,
-    run: RunFolder = None,
-    recipe: RecipeName = None,
-    quiet: Quiet = False,
+    words: Words = None, run: RunFolder = None, recipe: RecipeName = None, quiet: Quiet = False
 ) -> None:
     _stage("pretrain", words, run, recipe, quiet)
+
+
+@app.command(
+    "continue-pretrain",
+    help="Let a model go on reading, in the text of a field beside general text, and say what it forgot. "
+    "Example: sishu continue-pretrain model=models/SmolLM2-135M data=field/ replay.data=general.txt",
+)
+def continue_pretrain(
+    words: Words = None, run: RunFolder = None, recipe: RecipeName = None, quiet: Quiet = False
+) -> None:
+    _stage("continue_pretrain", words, run, recipe, quiet)
 
 
 @app.command(
@@ -169,10 +173,7 @@ def pretrain(
     "Example: sishu lengthen model=runs/my/pretrain/model data=my.txt factor=4"
 )
 def lengthen(
-    words: Words = None,
-    run: RunFolder = None,
-    recipe: RecipeName = None,
-    quiet: Quiet = False,
+    words: Words = None, run: RunFolder = None, recipe: RecipeName = None, quiet: Quiet = False
 ) -> None:
     _stage("lengthen", words, run, recipe, quiet)
 
@@ -180,21 +181,13 @@ def lengthen(
 @app.command(
     help="Teach a model to answer. Example: sishu sft data=conversations.jsonl model=runs/my/pretrain/model"
 )
-def sft(
-    words: Words = None,
-    run: RunFolder = None,
-    recipe: RecipeName = None,
-    quiet: Quiet = False,
-) -> None:
+def sft(words: Words = None, run: RunFolder = None, recipe: RecipeName = None, quiet: Quiet = False) -> None:
     _stage("sft", words, run, recipe, quiet)
 
 
 @app.command(help="Learn which answer is better, from ranked answers. Example: sishu reward --run runs/my")
 def reward(
-    words: Words = None,
-    run: RunFolder = None,
-    recipe: RecipeName = None,
-    quiet: Quiet = False,
+    words: Words = None, run: RunFolder = None, recipe: RecipeName = None, quiet: Quiet = False
 ) -> None:
     _stage("reward", words, run, recipe, quiet)
 
@@ -202,31 +195,20 @@ def reward(
 @app.command(
     help="Improve the answers against the reward model (PPO). Example: sishu ppo --run runs/my kl_target=10"
 )
-def ppo(
-    words: Words = None,
-    run: RunFolder = None,
-    recipe: RecipeName = None,
-    quiet: Quiet = False,
-) -> None:
+def ppo(words: Words = None, run: RunFolder = None, recipe: RecipeName = None, quiet: Quiet = False) -> None:
     _stage("ppo", words, run, recipe, quiet)
 
 
 @app.command("eval", help="Examine a run on held-out text, questions and rankings.")
 def evaluate(
-    words: Words = None,
-    run: RunFolder = None,
-    recipe: RecipeName = None,
-    quiet: Quiet = False,
+    words: Words = None, run: RunFolder = None, recipe: RecipeName = None, quiet: Quiet = False
 ) -> None:
     _stage("eval", words, run, recipe, quiet)
 
 
 @app.command(help="Write the report of a run: one self-contained page.")
 def report(
-    words: Words = None,
-    run: RunFolder = None,
-    recipe: RecipeName = None,
-    quiet: Quiet = False,
+    words: Words = None, run: RunFolder = None, recipe: RecipeName = None, quiet: Quiet = False
 ) -> None:
     _stage("report", words, run, recipe, quiet)
 
@@ -271,11 +253,22 @@ def plan(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, a .yaml file, or a run's folder.")],
     words: Words = None,
     quick: Annotated[bool, typer.Option("--quick", help="Do not measure this machine first.")] = False,
+    gpus: Annotated[int | None, typer.Option(min=1, help="Plan pretraining on so many of --device.")] = None,
+    device: Annotated[str, typer.Option(help="How the device's name begins, such as h100.")] = "h100",
 ) -> None:
     chosen = load_recipe(recipe, parse_overrides(words or []))
     folder = Path(recipe)
     run = Run(folder) if (folder / RECIPE_FILE).is_file() else None
-    show_plan(chosen.name, chosen, run, quick=quick)
+    if gpus is None:
+        show_plan(chosen.name, chosen, run, quick=quick)
+    else:
+        show_cluster(chosen.name, chosen, run, gpus=gpus, device=device)
+
+
+app.command(
+    help="Train a ladder of small models, fit a scaling law, predict a larger one and train it to check. "
+    "Example: sishu scaling quickstart widths=\\[64,96,128]"
+)(scaling)
 
 
 ModelArgument = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from operator import attrgetter
@@ -15,8 +16,10 @@ from sishu.config import Section, build, merge, read_yaml, to_yaml
 from sishu.console import UserError, say, show_table
 from sishu.evaluate import eval as eval_stage
 from sishu.files import write_atomic
+from sishu.processes import ALONE, Processes, joined
 from sishu.report import report as report_stage
-from sishu.run import EVENTS, Input, Run, check_external, external_input, stage_key
+from sishu.run import BEGUN, EVENTS, Input, Run, StageContext, check_external, external_input, stage_key
+from sishu.stages import continue_pretrain as continue_stage
 from sishu.stages import corpus as corpus_stage
 from sishu.stages import crawl as crawl_stage
 from sishu.stages import lengthen as lengthen_stage
@@ -35,6 +38,7 @@ STAGES: dict[str, Stage] = {
         corpus_stage,
         tokenizer_stage,
         pretrain_stage,
+        continue_stage,
         lengthen_stage,
         sft_stage,
         reward_stage,
@@ -43,11 +47,13 @@ STAGES: dict[str, Stage] = {
         report_stage,
     )
 }
-ASKED_FOR = ("lengthen",)
+ASKED_FOR = ("continue_pretrain", "lengthen")
 """Stages that only a recipe which names them walks."""
 USUAL = [name for name in STAGES if name not in ASKED_FOR]
 """The stages of a recipe that does not say which."""
 RECIPE_FILE = "recipe.yaml"
+PATIENCE = 60.0
+"""Seconds that a file system over a network may take to show one machine what another wrote."""
 
 
 class Recipe(Section):
@@ -61,12 +67,16 @@ class Recipe(Section):
     """The stages to walk, in the road's order."""
     price_per_hour: float | None = Field(None, ge=0)
     """What an hour of this machine costs, in any currency, for the report."""
+    tensor_parallel: int = Field(1, ge=1)
+    """How many of the processes that a launcher such as torchrun started share every micro-batch, each with
+    some of the heads; it changes no result but for rounding."""
     track: list[Tracker] = []
     """Who gets the metrics too, besides TensorBoard, which gets them where it is installed."""
     crawl: crawl_stage.CrawlSettings = crawl_stage.CrawlSettings()
     corpus: corpus_stage.CorpusSettings = corpus_stage.CorpusSettings()
     tokenizer: tokenizer_stage.TokenizerSettings = tokenizer_stage.TokenizerSettings()
     pretrain: pretrain_stage.PretrainSettings = pretrain_stage.PretrainSettings()
+    continue_pretrain: continue_stage.ContinuePretrainSettings = continue_stage.ContinuePretrainSettings()
     lengthen: lengthen_stage.LengthenSettings = lengthen_stage.LengthenSettings()
     sft: sft_stage.SftSettings = sft_stage.SftSettings()
     reward: reward_stage.RewardSettings = reward_stage.RewardSettings()
@@ -130,7 +140,7 @@ def load_recipe(name: str, overrides: Mapping[str, Any]) -> Recipe:
 def stage_overrides(stage: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Overrides of a single-stage command: keys belong to that stage unless they name another one or
     something of the whole recipe; text for a tokenizer or a model goes through the corpus stage first."""
-    general = {"seed", "name", "price_per_hour", "track", "stages", *STAGES}
+    general = {"seed", "name", "price_per_hour", "tensor_parallel", "track", "stages", *STAGES}
     fields = STAGES[stage].settings.model_fields
     result: dict[str, Any] = {}
     own: dict[str, Any] = {}
@@ -138,7 +148,7 @@ def stage_overrides(stage: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
         # `sishu ppo reward=FOLDER` is ppo's own setting, `sishu ppo reward.prompts=9` the reward stage's
         mine = key not in general or (key in fields and not isinstance(value, Mapping))
         (own if mine else result)[key] = value
-    if stage in ("tokenizer", "pretrain", "lengthen") and "data" in own:
+    if stage in ("tokenizer", "pretrain", *ASKED_FOR) and "data" in own:
         result = merge(result, {"corpus": {"data": own.pop("data")}})
     return merge(result, {stage: own}) if own else result
 
@@ -162,23 +172,32 @@ def needed(stage: str, recipe: Recipe, run: Run) -> list[str]:
 
 
 def source_of(need: Need, stage: str, recipe: Recipe) -> str:
-    """The stage that meets a need of `stage`: the model with the longer context takes the place of the
-    pretrained one, for the stages behind it, where the recipe names `lengthen`."""
-    longer = "lengthen" in recipe.stages and stage != "lengthen"
-    return "lengthen" if longer and (need.stage, need.path) == ("pretrain", "model") else need.stage
+    """The stage that meets a need of `stage`: for the stages behind it, the model of the last of `ASKED_FOR`
+    that the recipe names takes the place of the pretrained one."""
+    before = list(STAGES)[: list(STAGES).index(stage)]
+    later = [name for name in ASKED_FOR if name in recipe.stages and name in before]
+    return later[-1] if later and (need.stage, need.path) == ("pretrain", "model") else need.stage
 
 
 def walk(recipe: Recipe, folder: Path, stages: Sequence[str]) -> Run:
-    """Walk stages in order, leaving out those that stand as asked for; holds the run's lock throughout."""
+    """Walk stages in order, leaving out those that stand as asked for; holds the run's lock throughout. Where
+    a launcher started several processes all of them call it, and go by the recipe of the first."""
     run = Run(folder)
-    check_trackers(recipe.track)
-    for name in stages:  # before the first hour of work, and before the run's recipe is changed
-        for path in outside(STAGES[name], getattr(recipe, name)).values():
-            check_external(path)
-    with run.lock():
-        write_atomic(folder / RECIPE_FILE, to_yaml(recipe))
-        for name in stages:
-            _do(STAGES[name], recipe, run, stages)
+    with joined() as processes:
+        told = processes.tell({"recipe": recipe.model_dump(mode="json"), "stages": list(stages)})
+        if not processes.first:
+            recipe = Recipe.model_validate(told["recipe"])
+            for name in told["stages"]:
+                _help(STAGES[name], recipe, run, processes)
+            return run
+        check_trackers(recipe.track)
+        for name in stages:  # before the first hour of work, and before the run's recipe is changed
+            for path in outside(STAGES[name], getattr(recipe, name)).values():
+                check_external(path)
+        with run.lock():
+            write_atomic(folder / RECIPE_FILE, to_yaml(recipe))
+            for name in stages:
+                _do(STAGES[name], recipe, run, stages, processes)
     return run
 
 
@@ -195,21 +214,66 @@ def outside(stage: Stage, settings: Section) -> dict[str, Path]:
     return {name: Path(path) for name, path in paths.items() if path is not None}
 
 
-def _do(stage: Stage, recipe: Recipe, run: Run, walked: Sequence[str]) -> None:
+def _do(stage: Stage, recipe: Recipe, run: Run, walked: Sequence[str], processes: Processes) -> None:
     settings: Section = getattr(recipe, stage.name)
     inputs = _inputs(stage, recipe, run, walked)
     key = stage_key(stage.name, settings, inputs, recipe.seed)
     if run.finished(stage.name, key):
         say(f"{stage.name}: done before, nothing it depends on has changed")
+        processes.tell(None)
         return
     name = f"{run.folder.resolve().name}-{stage.name}"
     config = settings.model_dump(mode="json")
     follow = follow_stage(run.folder / stage.name, EVENTS, recipe.track, name, config)
-    with run.begin(stage.name, key, settings, inputs, recipe.seed, follow) as (context, figures):
+    team, shared = (processes, recipe.tensor_parallel) if stage.together else (ALONE, 1)
+    with run.begin(stage.name, key, settings, inputs, recipe.seed, follow, team, shared) as (
+        context,
+        figures,
+    ):
         say(f"{stage.name}: {'going on where it stopped' if context.resumed else stage.purpose}")
+        paths = {name: str(path) for name, path in context.inputs.items()}
+        processes.tell({"inputs": paths, "resumed": context.resumed})
         figures |= stage.work(settings, context)
         if recipe.price_per_hour is not None:
             figures["cost"] = round(context.seconds() / 3600 * recipe.price_per_hour, 6)
+
+
+def _help(stage: Stage, recipe: Recipe, run: Run, processes: Processes) -> None:
+    """What `_do` is for all processes but the first. Raises UserError where this one cannot see what the
+    first one writes."""
+    told = processes.tell(None)
+    if told is None or not stage.together:
+        return
+    folder, began = run.folder / stage.name, time.monotonic()
+    while not (folder / BEGUN).is_file():
+        if time.monotonic() - began > PATIENCE:
+            raise UserError(
+                f"Process {processes.rank} does not see {folder}: put the run's folder where all machines "
+                "read and write it, and start all processes in the same working folder."
+            )
+        time.sleep(0.1)
+    context = StageContext(
+        stage.name,
+        folder,
+        recipe.seed,
+        {name: Path(path) for name, path in told["inputs"].items()},
+        told["resumed"],
+        processes=processes,
+        tensor_parallel=recipe.tensor_parallel,
+    )
+    stage.work(getattr(recipe, stage.name), context)
+
+
+def make(stage: Stage, settings: Section, folder: Path, inputs: Mapping[str, Input], seed: int) -> Run:
+    """One stage in a run of its own, beside the road, unless it stands there as asked for."""
+    run = Run(folder)
+    with run.lock():
+        key = stage_key(stage.name, settings, inputs, seed)
+        if not run.finished(stage.name, key):
+            say(f"{folder.name}: {stage.name}")
+            with run.begin(stage.name, key, settings, inputs, seed) as (context, figures):
+                figures |= stage.work(settings, context)
+    return run
 
 
 def _inputs(stage: Stage, recipe: Recipe, run: Run, walked: Sequence[str]) -> dict[str, Input]:

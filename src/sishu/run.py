@@ -33,6 +33,7 @@ from pydantic import BaseModel
 from sishu.config import to_yaml
 from sishu.console import Follow, Metrics, UserError
 from sishu.files import as_url, dump_json, file_digest, is_disk_full, read_json, sha256, write_atomic
+from sishu.processes import ALONE, Processes
 
 MANIFEST, BEGUN, CONFIG = "manifest.json", "begun.json", "config.yaml"
 EVENTS = "tensorboard"
@@ -60,6 +61,10 @@ class StageContext:
     seconds_before: float = 0.0
     follow: Follow | None = None
     """Opens what gets the metrics beside `metrics.jsonl`."""
+    processes: Processes = ALONE
+    """Those that work on the stage; only the first one writes."""
+    tensor_parallel: int = 1
+    """How many of them share every micro-batch."""
     _metrics: Metrics | None = None
 
     def seconds(self) -> float:
@@ -67,8 +72,12 @@ class StageContext:
         return self.seconds_before + time.monotonic() - self.started
 
     def metrics(self, offset: int | None = None) -> Metrics:
-        """The stage's `metrics.jsonl`, cut back to `offset` bytes when resuming."""
+        """The stage's `metrics.jsonl`, cut back to `offset` bytes when resuming; nothing's, for any process
+        but the first."""
         self.close_metrics(finished=False)
+        if not self.processes.first:
+            self._metrics = Metrics(Path(os.devnull))
+            return self._metrics
         self._metrics = Metrics(self.folder / "metrics.jsonl", offset, self.follow)
         return self._metrics
 
@@ -79,11 +88,15 @@ class StageContext:
 
     def expect(self, steps: int) -> None:
         """Write down how many steps the stage will take, for those who watch it."""
+        if not self.processes.first:
+            return
         begun = read_json(self.folder / BEGUN)
         write_atomic(self.folder / BEGUN, dump_json(begun | {"steps": steps}))
 
     def note_time(self) -> None:
         """Write down the working time so far, so that a killed stage keeps what it spent."""
+        if not self.processes.first:
+            return
         begun = read_json(self.folder / BEGUN)
         write_atomic(
             self.folder / BEGUN,
@@ -140,10 +153,12 @@ class Run:
         inputs: Mapping[str, Input],
         seed: int,
         follow: Follow | None = None,
+        processes: Processes = ALONE,
+        tensor_parallel: int = 1,
     ) -> Iterator[tuple[StageContext, dict[str, Any]]]:
         """Open a stage's folder, afresh or where the same work was stopped. Yields the context and a
         dictionary to fill with figures; on a clean exit the manifest is written. `follow` opens what gets
-        the metrics beside `metrics.jsonl`."""
+        the metrics beside `metrics.jsonl`. Of several `processes` the first one calls it."""
         folder = self.folder / stage
         begun = read_json(folder / BEGUN) if (folder / BEGUN).is_file() else {}
         resumed = begun.get("key") == key and not (folder / MANIFEST).exists()
@@ -164,6 +179,8 @@ class Run:
             resumed,
             seconds_before=begun["seconds"],
             follow=follow,
+            processes=processes,
+            tensor_parallel=tensor_parallel,
         )
         figures: dict[str, Any] = {}
         try:
@@ -187,7 +204,7 @@ class Run:
             },
             "seed": seed,
             "versions": versions(),
-            "machine": machine(),
+            "machine": machine() | ({"processes": processes.size} if processes.size > 1 else {}),
             "command": shlex.join(["sishu", *sys.argv[1:]]),
             "started": begun["started"],
             "finished": _now(),
@@ -258,7 +275,7 @@ def stage_key(stage: str, settings: BaseModel, inputs: Mapping[str, Input], seed
 
 def stage_module(stage: str) -> str:
     """The module that holds a stage."""
-    for room in ("stages", "evaluate", "report"):
+    for room in ("stages", "evaluate", "report", "scaling"):
         name = f"sishu.{room}.{stage}"
         if importlib.util.find_spec(name) is not None:
             return name

@@ -16,6 +16,7 @@ import pyarrow.parquet
 
 from sishu.corpus.read.warc import read_pages
 from sishu.road import USUAL
+from sishu.train.throughput import BY_THE_CLOCK
 
 SEED = 20
 KILLS = 10
@@ -153,8 +154,7 @@ def digest(path: Path) -> str:
 def figures(run: Path, stage: str) -> list[dict[str, Any]]:
     """The metrics, less what the clock decides."""
     lines = (run / stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    clock = ("seconds", "step_seconds")
-    return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if k not in BY_THE_CLOCK} for line in lines]
 
 
 def documents(run: Path) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import math
 import os
 import random
 from html import escape
@@ -48,9 +49,9 @@ def documents(run: Path) -> list[Document]:
     return [document for side in ("train", "validation") for document in read_split(path, side)]
 
 
-def learnt(sishu: Any, data: str) -> tuple[dict[str, Any], str, Path]:
+def learnt(sishu: Any, data: str, *settings: str) -> tuple[dict[str, Any], str, Path]:
     """Train on it; the corpus stage's figures, some of the model's text, and the run."""
-    done = sishu.good("pretrain", f"data={data}", *TINY)
+    done = sishu.good("pretrain", f"data={data}", *TINY, *settings)
     stage = Path(done.stdout.splitlines()[-1])
     assert stage.name == "pretrain"
     engine = Engine.load(stage / "model")
@@ -60,6 +61,9 @@ def learnt(sishu: Any, data: str) -> tuple[dict[str, Any], str, Path]:
     lines = (stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     assert len(losses) == 20 and losses[-1] < losses[0]
+    pretrained = json.loads((stage / "manifest.json").read_text(encoding="utf-8"))["figures"]
+    bits = losses[-1] / math.log(2) / pretrained["bytes_per_token"]
+    assert json.loads(lines[-1])["bits_per_byte"] == pytest.approx(bits, rel=1e-3)
     manifest = json.loads((stage.parent / "corpus" / "manifest.json").read_text(encoding="utf-8"))
     return manifest["figures"], sample, stage.parent
 
@@ -129,7 +133,7 @@ def test_a_folder_of_every_kind_of_file(sishu: Any) -> None:
     (folder / "f.warc.gz").write_bytes(archive(PROSE[7:9]))
     (folder / "picture.png").write_bytes(b"\x89PNG")  # of no kind that can be read
     (folder / ".hidden.txt").write_text(PROSE[9])
-    figures, _, run = learnt(sishu, "mixed")
+    figures, _, run = learnt(sishu, "mixed", "documents=separate")
     assert figures["documents"] == 9
     # one of them is cut in two, the second half to validate on
     assert {document.url.removesuffix("#validation") for document in documents(run)} == {

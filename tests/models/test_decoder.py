@@ -8,8 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from sishu.models.decoder import Decoder, DecoderConfig, Scorer
+from sishu.models.families.decoders import DECODERS
+from sishu.models.folder import published_config, published_weights
+from sishu.models.presets import PRESETS
 
 
 def some_ids(rows: int, length: int, seed: int = 1) -> torch.Tensor:
@@ -65,6 +69,25 @@ def test_matrices_start_with_variance_one_over_fan_in(tiny_config: DecoderConfig
     for name, weight in model.named_parameters():
         if weight.ndim == 2 and weight.abs().sum() > 0 and name != "embedding.weight":
             assert 0.8 < float(weight.detach().var()) * weight.shape[1] < 1.2, name
+
+
+def test_gpt2_starts_as_transformers_starts_it() -> None:
+    config = replace(
+        PRESETS["gpt2"], vocabulary=2000, width=128, layers=3, heads=4, kv_heads=4, head_width=32
+    )
+    model = Decoder(config)
+    model.initialise(0)
+    ours = published_weights(model, DECODERS["gpt2"], None)
+    torch.manual_seed(0)
+    theirs = GPT2LMHeadModel(GPT2Config(**published_config(model)))
+    for name, weight in theirs.state_dict().items():
+        if name == "lm_head.weight":
+            continue  # the embedding
+        if weight.std() == 0:
+            assert torch.equal(weight, ours[name]), name
+        else:
+            assert abs(float(ours[name].std() / weight.std()) - 1) < 0.02, name
+            assert abs(float(ours[name].mean())) < 0.01 * float(weight.std()) + 1e-4, name
 
 
 @torch.no_grad()

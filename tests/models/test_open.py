@@ -10,7 +10,7 @@ import torch
 from sishu.console import UserError
 from sishu.models.decoder import Decoder
 from sishu.models.gguf.writing import save_gguf, write_gguf
-from sishu.models.open import open_decoder
+from sishu.models.open import open_config, open_decoder
 from sishu.tokenizer.tokenizer import Tokenizer
 from tests.models.test_gguf import byte_vocabulary
 
@@ -29,6 +29,7 @@ def test_a_folder_and_a_file_are_the_same_model(
             assert torch.equal(decoder(ids), tiny_decoder(ids))
         assert tokenizer.bos_id == tiny_tokenizer.bos_id
         assert tokenizer.decode(tiny_tokenizer.encode(TEXT)) == TEXT
+        assert open_config(path) == decoder.config, "the shape is told without the weights"
 
 
 def test_our_conversations_are_the_same_out_of_a_file(
@@ -49,6 +50,8 @@ def test_what_is_no_model_is_told(tmp_path: Path, tiny_decoder: Decoder, tiny_to
         open_decoder(tmp_path)
     with pytest.raises(UserError, match="no model"):
         open_decoder(tmp_path / "nothing")
+    with pytest.raises(UserError, match="no model"):
+        open_config(tmp_path / "nothing")
     (tmp_path / "note.txt").write_text("hello")
     with pytest.raises(UserError, match="no GGUF file"):
         open_decoder(tmp_path / "note.txt")

@@ -18,7 +18,7 @@ ROWS = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4), min_size=1,
 def whole(layout: Layout, window: int | None = None) -> Tensor:
     """What is seen, (B or 1, T, T), with the causal case written out."""
     mask, causal = layout.mask(layout.positions_BT, layout.seen, window, None)
-    if causal:
+    if causal and mask is None:
         T = layout.positions_BT.shape[1]
         return torch.ones(1, T, T, dtype=torch.bool).tril()
     assert mask is not None

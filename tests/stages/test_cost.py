@@ -16,24 +16,30 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sishu.batches.batch import Batch
 from sishu.models.decoder import Decoder, DecoderConfig, Scorer
+from sishu.models.flops import forward
+from sishu.models.presets import PRESETS
 from sishu.native import training
 from sishu.native.build import library
 from sishu.nn import layout
 from sishu.objectives.language import next_token
 from sishu.objectives.ppo import PPO, ActorCritic, AdaptiveKL
 from sishu.stages import cost
-from sishu.stages.cost import activation_bytes, forward, memory, muon_flops, optimizer_bytes
+from sishu.stages.cost import activation_bytes, memory, muon_flops, optimizer_bytes
+from sishu.train.blocks import Blocks
 from sishu.train.optimizer import Optimizer, orthogonalise
 from sishu.train.trainer import TrainSettings
 
 SMALL = DecoderConfig(
     vocabulary=96, width=64, layers=2, heads=4, kv_heads=2, head_width=16, hidden=192, context_length=32
 )
+SIZES: Any = {name: getattr(SMALL, name) for name in ("vocabulary", "width", "layers", "context_length")}
+SIZES |= {"heads": 4, "kv_heads": 4, "head_width": 16, "hidden": 192}
 SHAPES = [
     SMALL,
     replace(SMALL, tied=False),
     replace(SMALL, kv_heads=4, head_width=8, layers=3),
     replace(SMALL, kv_heads=1, hidden=40, vocabulary=1000, tied=False),
+    *(replace(PRESETS[name], **SIZES) for name in ("gpt2", "smollm2-135m", "qwen2.5-0.5b")),
 ]
 
 
@@ -48,14 +54,15 @@ def counted(work: Callable[[], Any]) -> tuple[int, int]:
     with counter, sdpa_kernel(SDPBackend.MATH):
         work()
     by_name = {str(op): n for op, n in counter.get_flop_counts()["Global"].items()}
-    return by_name["aten.mm"], by_name.get("aten.bmm", 0)
+    return by_name["aten.mm"] + by_name.get("aten.addmm", 0), by_name.get("aten.bmm", 0)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_parameters_are_those_of_a_real_decoder(shape: DecoderConfig) -> None:
     model = Decoder(shape)
     whole = sum(p.numel() for p in model.parameters())
-    tables = [model.embedding] + ([model.head] if model.head is not None else [])
+    every = (model.embedding, model.position_embedding, model.head)
+    tables = [table for table in every if table is not None]
     assert shape.parameters() == whole
     assert shape.parameters(embedding=False) == whole - sum(t.weight.numel() for t in tables)
 
@@ -155,19 +162,21 @@ def test_activations_are_what_autograd_keeps(
     assert loss.isfinite()
 
 
+@pytest.mark.parametrize("shape", [SMALL, *SHAPES[-3:]], ids=lambda shape: shape.family)
 @pytest.mark.parametrize("muon", [False, True])
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("micro_batch", [2, 8])
 def test_peak_of_training_is_what_the_profiler_sees(
-    micro_batch: int, bf16: bool, muon: bool, monkeypatch: pytest.MonkeyPatch
+    micro_batch: int, bf16: bool, muon: bool, shape: DecoderConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sishu.train.optimizer.has_fast_bf16", lambda device: bf16)
-    shape = replace(SMALL, vocabulary=500)
+    shape = replace(shape, vocabulary=500)
     rate = 0.02 if muon else None
     settings = TrainSettings(batch=8, micro_batch=micro_batch, matrix_learning_rate=rate)
     ids = torch.zeros(8, 32, dtype=torch.long)
     peak = peak_of_training(shape, muon, ids.split(micro_batch), bf16)
-    assert memory(shape, settings, 32, bf16, cpu=True).total == pytest.approx(peak, rel=0.05)
+    near = 0.05 if shape.family == "qwen3" else 0.07
+    assert memory(shape, settings, 32, bf16, cpu=True).total == pytest.approx(peak, rel=near)
 
 
 def test_peak_with_long_rows_in_bf16_is_in_the_shares_of_attention(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,14 +192,46 @@ def test_peak_with_long_rows_in_bf16_is_in_the_shares_of_attention(monkeypatch: 
     assert same == others, "and nobody else keeps some"
 
 
-def peak_of_training(shape: DecoderConfig, muon: bool, parts: Sequence[Tensor], bf16: bool) -> int:
+@pytest.mark.parametrize(
+    ("shape", "length", "muon"), [(SMALL, 32, True), (SMALL, 256, False), (SHAPES[4], 256, False)]
+)
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("micro_batch", [2, 8])
+def test_peak_with_activation_checkpointing(
+    micro_batch: int,
+    bf16: bool,
+    muon: bool,
+    length: int,
+    shape: DecoderConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The plan's saving is the measured one."""
+    monkeypatch.setattr("sishu.train.optimizer.has_fast_bf16", lambda device: bf16)
+    shape = replace(shape, vocabulary=500, layers=6, context_length=256)
+    settings = TrainSettings(batch=8, micro_batch=micro_batch, matrix_learning_rate=0.02 if muon else None)
+    ids = torch.zeros(8, length, dtype=torch.long).split(micro_batch)
+    kept, again = (peak_of_training(shape, muon, ids, bf16, c) for c in (False, True))
+    plans = [
+        memory(shape, settings.model_copy(update={"activation_checkpointing": c}), length, bf16, cpu=True)
+        for c in (False, True)
+    ]
+    assert plans[1].total == pytest.approx(again, rel=0.05)
+    assert plans[0].total - plans[1].total == pytest.approx(kept - again, rel=0.1, abs=0.03 * kept)
+    if length == 256:
+        assert again < 0.5 * kept
+
+
+def peak_of_training(
+    shape: DecoderConfig, muon: bool, parts: Sequence[Tensor], bf16: bool, checkpointing: bool = False
+) -> int:
     """Bytes at the highest point of two steps over the micro-batches, as the profiler sees them."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         model = Decoder(shape)
         optimizer = optimizer_of(model, muon)
+        blocks = Blocks(model, checkpointing=checkpointing, compiled=False)
         for _ in range(2):
             for part in parts:
-                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                with torch.autocast("cpu", torch.bfloat16, enabled=bf16), blocks.at_work():
                     loss = language_loss(model, part)
                 loss.backward()
             optimizer.step(1.0)

@@ -34,6 +34,23 @@ def test_every_stage_of_quickstart_is_planned() -> None:
     assert drawn.tokens == stages[3].tokens
 
 
+def test_activation_checkpointing_takes_less_memory_and_a_third_more_of_the_blocks() -> None:
+    kept, again = (
+        plan_stages(load_recipe("quickstart", {"pretrain": settings}), Facts(vocabulary=4096))[1][0]
+        for settings in (
+            {"model": {"depth": 8}, "train": {"batch": 16, "micro_batch": 16, "activation_checkpointing": c}}
+            for c in (False, True)
+        )
+    )
+    assert again.flops.products == kept.flops.products and kept.flops.recomputed == 0
+    trunk = kept.flops.products - 6 * 4096 * 512 * again.tokens + kept.flops.attention
+    assert again.flops.recomputed == pytest.approx(trunk / 3)
+    assert again.flops.total == kept.flops.total + again.flops.recomputed
+    for device in DEVICES:
+        assert device.memory_of(again).total < 0.6 * device.memory_of(kept).total
+        assert device.seconds(again) > 1.1 * device.seconds(kept)
+
+
 def test_a_processor_keeps_less_by_compiled_functions_but_the_shares_of_attention() -> None:
     cpu = replace(DEVICES[0], bf16=1e12)
     assert cpu.cpu and not DEVICES[-1].cpu

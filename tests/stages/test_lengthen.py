@@ -18,7 +18,7 @@ from sishu.models.folder import load_decoder, save_model
 from sishu.models.longer import Stretch, longer
 from sishu.nn.device import autocast
 from sishu.objectives.language import next_token
-from sishu.road import STAGES, USUAL, Recipe, load_recipe, needed, stage_overrides, walk
+from sishu.road import ASKED_FOR, STAGES, USUAL, Recipe, load_recipe, needed, stage_overrides, walk
 from sishu.run import Run
 from sishu.stages.lengthen import bits_from, byte_sizes, stretched, windows
 from sishu.tokenizer.tokenizer import Tokenizer
@@ -199,7 +199,7 @@ def test_positions_that_cannot_be_stretched_are_refused(
 
 def test_only_a_recipe_that_names_it_walks_it(tmp_path: Path) -> None:
     assert "lengthen" in STAGES and "lengthen" not in USUAL
-    assert Recipe().stages == USUAL == [name for name in STAGES if name != "lengthen"]
+    assert Recipe().stages == USUAL == [name for name in STAGES if name not in ASKED_FOR]
     run = Run(tmp_path)
     plain, named = Recipe(), Recipe(stages=[*USUAL, "lengthen"])
     assert named.stages.index("lengthen") == named.stages.index("pretrain") + 1

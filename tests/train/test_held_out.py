@@ -77,3 +77,15 @@ def test_bits_per_byte() -> None:
     assert bits_per_byte(math.log(2) * 24, 3) == pytest.approx(8.0)
     uniform = 5 * math.log(256)  # five bytes under a uniform model of bytes
     assert bits_per_byte(uniform, 5) == pytest.approx(8.0)
+
+
+def test_separate_documents_are_read_as_each_alone(tiny_decoder: Decoder) -> None:
+    rng = np.random.default_rng(1)
+    documents = [np.array([BOS, *rng.integers(6, 320, size)], dtype=np.uint16) for size in (9, 1, 40, 25)]
+    whole = np.concatenate(documents)
+    nats, count = held_out_nats(tiny_decoder, whole, BOS, stride=64, precision="fp32", separate=True)
+    alone = [held_out_nats(tiny_decoder, d, BOS, stride=64, precision="fp32") for d in documents]
+    assert nats == pytest.approx(sum(n for n, _ in alone), rel=1e-5)
+    assert count == sum(c for _, c in alone) == len(whole) - 4
+    across, same = held_out_nats(tiny_decoder, whole, BOS, stride=64, precision="fp32")
+    assert same == count and abs(across - nats) > 1e-2

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sishu.batches.batch import Batch
+from sishu.batches.packed import Packed
 from sishu.batches.tokens import Windows
 from sishu.console import UserError
 from sishu.generate.engine import Sampling
@@ -26,6 +27,7 @@ from sishu.objectives.loss import Loss
 from sishu.objectives.ppo import PPO, ActorCritic, AdaptiveKL
 from sishu.run import Run, StageContext
 from sishu.tokenizer.tokenizer import Tokenizer
+from sishu.train.throughput import BY_THE_CLOCK
 from sishu.train.trainer import Trainer, TrainSettings
 
 STEPS = 5
@@ -49,10 +51,11 @@ class Killed(BaseException):
 Make = Callable[[StageContext, TrainSettings], Trainer]
 
 
-def language(decoder: Decoder, tokens: np.ndarray = TOKENS) -> Make:
+def language(decoder: Decoder, tokens: np.ndarray = TOKENS, ends: np.ndarray | None = None) -> Make:
     def make(context: StageContext, settings: TrainSettings) -> Trainer:
         model = copy.deepcopy(decoder).train()
-        source = Windows(tokens, 16, settings.batch, settings.micro_batch, context.seed)
+        rows = 16, settings.batch, settings.micro_batch, context.seed
+        source = Windows(tokens, *rows) if ends is None else Packed(tokens[: ends[-1]], ends, *rows)
 
         def evaluate() -> dict[str, float]:
             with torch.no_grad():
@@ -148,14 +151,16 @@ def fall(trainer: Trainer, step: int, moment: str) -> None:
 
 
 def without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in BY_THE_CLOCK} for line in lines]
 
 
-@pytest.mark.parametrize("kind", ["language", "ppo"])
+@pytest.mark.parametrize("kind", ["language", "packed", "ppo"])
 def test_killed_and_resumed_is_bitwise_uninterrupted(
     tmp_path: Path, tiny_decoder: Decoder, tiny_tokenizer: Tokenizer, kind: str
 ) -> None:
-    make = language(tiny_decoder) if kind == "language" else ppo(tiny_decoder, tiny_tokenizer)
+    ends = np.array([9, 50, 170])  # so that five steps reach into a second epoch
+    make = ppo(tiny_decoder, tiny_tokenizer) if kind == "ppo" else language(tiny_decoder)
+    make = language(tiny_decoder, ends=ends) if kind == "packed" else make
     weights, lines = run(tmp_path / "whole", make)
     for kill, moment in ((2, "objective"), (3, "after")):
         with pytest.raises(Killed):
@@ -200,7 +205,7 @@ def test_a_source_that_is_done_ends_the_training_for_good(
 
 
 def make_start(decoder: Decoder, kind: str) -> list[tuple[str, Tensor]]:
-    if kind == "language":
+    if kind != "ppo":
         return list(decoder.named_parameters())
     value = Scorer(decoder.config)
     value.start_from(decoder, 1)
@@ -249,7 +254,12 @@ def test_what_is_written_down(tmp_path: Path, tiny_decoder: Decoder) -> None:
     _, lines = run(tmp_path, language(tiny_decoder))
     assert [line["step"] for line in lines] == list(range(STEPS))
     assert ["validation_loss" in line for line in lines] == [False, True, False, True, True]
-    assert all({"loss", "learning_rate", "seconds", "gradient_norm"} <= line.keys() for line in lines)
+    wanted = {"loss", "learning_rate", "seconds", "gradient_norm", "eta_seconds", "tokens_per_second"}
+    assert all({*wanted, "model_flops_utilisation"} <= line.keys() for line in lines)
+    assert lines[-1]["eta_seconds"] == 0
+    assert all(
+        line["tokens_per_second"] == pytest.approx(64 / line["step_seconds"], rel=0.05) for line in lines
+    )
     assert lines[0]["learning_rate"] == pytest.approx(3e-3)
 
 

@@ -136,3 +136,22 @@ def test_what_is_no_run_is_said(tmp_path: Path) -> None:
         RunWatch(tmp_path / "nowhere")
     with pytest.raises(UserError, match="is no run folder"):
         RunWatch(tmp_path)
+
+
+def test_what_the_lines_say_of_speed_is_taken_as_it_is(written: Written) -> None:
+    more = {"tokens_per_second": 5.0, "model_flops_utilisation": 0.25, "eta_seconds": 9.0, "tokens": 100}
+    written.begin("pretrain").write_bytes(line(0, **more))
+    charts = RunWatch(written.folder).charts("pretrain")
+    assert charts is not None
+    drawn = {c["name"]: c["lines"][0]["points"] for c in charts["charts"]}
+    assert drawn["tokens_per_second"] == [(0, 5.0)] and drawn["model_flops_utilisation"] == [(0, 0.25)]
+    assert "eta_seconds" not in drawn
+
+
+def test_norms_of_layers_share_a_chart(written: Written) -> None:
+    norms = {f"layer_gradient_norm/blocks.{n}": 0.1 * n for n in range(3)}
+    written.begin("pretrain").write_bytes(line(0, **norms))
+    charts = RunWatch(written.folder).charts("pretrain")
+    assert charts is not None
+    drawn = {c["name"]: [x["name"] for x in c["lines"]] for c in charts["charts"]}
+    assert drawn["layer_gradient_norm"] == list(norms)

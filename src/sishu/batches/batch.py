@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -22,13 +24,16 @@ class Batch:
     tensors: Mapping[str, Tensor]
     share: float
     kind: str = ""
+    tokens: int | None = None
+    """Tokens among `ids` that are no padding; all where it is not given."""
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        return Batch({k: v.to(device) for k, v in self.tensors.items()}, self.share, self.kind)
+        moved = {k: v.to(device) for k, v in self.tensors.items()}
+        return Batch(moved, self.share, self.kind, self.tokens)
 
 
 class Source(Protocol):
@@ -81,13 +86,16 @@ def shuffled(count: int, *seed: int | str) -> list[int]:
 
 def draw(count: int, size: int, step: int, *seed: int | str) -> list[int]:
     """The `size` indices of step `step`, going through a fresh permutation of range(count) every epoch."""
-    chosen: list[int] = []
-    for position in range(step * size, (step + 1) * size):
-        epoch, place = divmod(position, count)
-        if not chosen or place == 0:
-            order = shuffled(count, *seed, epoch)
-        chosen.append(order[place])
-    return chosen
+    places = (divmod(position, count) for position in range(step * size, (step + 1) * size))
+    return [_order(count, *seed, epoch)[place] for epoch, place in places]
+
+
+@lru_cache(maxsize=8)
+def _order(count: int, *seed: int | str) -> array[int]:
+    """What `shuffled` gives, kept: a run asks for the same one at every step of an epoch."""
+    order = array("I" if count <= 2**32 else "Q", range(count))
+    random.Random("/".join(map(str, seed))).shuffle(order)
+    return order
 
 
 def pad_right(rows: list[list[int]], value: int) -> Tensor:

@@ -70,7 +70,8 @@ def learning_batch(rows: Sequence[Conversation], pad: int, share: float) -> Batc
         [[i if m else IGNORED for i, m in zip(r.ids, r.mask, strict=True)] for r in rows],
         IGNORED,
     )
-    return Batch({"ids": ids[:, :-1], "targets": targets[:, 1:]}, share, kind="tokens")
+    tokens = sum(len(row.ids) - 1 for row in rows)
+    return Batch({"ids": ids[:, :-1], "targets": targets[:, 1:]}, share, kind="tokens", tokens=tokens)
 
 
 def in_micro_batches(
@@ -136,4 +137,5 @@ def ranking_batch(prompts: Sequence[Sequence[list[int]]], pad: int, share: float
         },
         share,
         kind=f"ranking of {len(prompts[0])}",
+        tokens=sum(map(len, rows)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -51,9 +52,14 @@ def read_tokens(path: Path, vocabulary: int) -> Ids:
 
 def read_documents(path: Path, vocabulary: int) -> list[Ids]:
     """The same tokens, one array a document, each starting with its `<bos>`."""
-    ends = np.fromfile(path.with_suffix(".ends"), dtype="<u8").astype(int).tolist()
+    ends = read_ends(path).tolist()
     tokens = read_tokens(path, vocabulary)
     return [tokens[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def read_ends(path: Path) -> npt.NDArray[np.int64]:
+    """Where each document that `write_tokens` wrote ends, (D,)."""
+    return np.fromfile(path.with_suffix(".ends"), dtype="<u8").astype(np.int64)
 
 
 class Windows(Stateless):
@@ -82,7 +88,7 @@ class Windows(Stateless):
         rows = []
         for place, window in enumerate(draw(self.per_epoch, self.batch, step, "windows", self.seed)):
             epoch = (step * self.batch + place) // self.per_epoch
-            offset = shuffled(self.context_length, "offset", self.seed, epoch)[0]
+            offset = _offset(self.context_length, self.seed, epoch)
             at = (offset + window * self.context_length + span) % len(self.tokens)
             rows.append(self.tokens[at])
         ids = torch.from_numpy(np.stack(rows).astype(np.int64))
@@ -94,3 +100,9 @@ class Windows(Stateless):
             )
             for part in torch.split(ids, self.micro_batch)
         ]
+
+
+@lru_cache(maxsize=16)
+def _offset(context_length: int, seed: int, epoch: int) -> int:
+    """Where the first window of an epoch begins."""
+    return shuffled(context_length, "offset", seed, epoch)[0]

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from sishu.batches.batch import shuffled
 from sishu.batches.conversations import encode_all, read_conversations
-from sishu.batches.tokens import read_documents, read_tokens
+from sishu.batches.tokens import document_start, read_documents, read_tokens
 from sishu.config import Section
 from sishu.console import say, show_table
 from sishu.corpus.lessons.likeness import Likeness
@@ -86,10 +86,10 @@ def _language(
     }
     size = sum(len(t.encode()) for t in texts["validation"])
     held_out = read_tokens(context.inputs["validation_tokens"], tokenizer.vocabulary_size)
-    result = {}
+    start, result = document_start(tokenizer), {}
     for name, model in models.items():
         stride = model.config.context_length // 2
-        nats, _ = held_out_nats(model, held_out, tokenizer.bos, stride=stride, precision="fp32")
+        nats, _ = held_out_nats(model, held_out, start, stride=stride, precision="fp32")
         result[name] = round(bits_per_byte(nats, size), 5)
     train_documents = read_documents(context.inputs["train_tokens"], tokenizer.vocabulary_size)
     ngram = KneserNey(s.order).fit(train_documents, tokenizer.vocabulary_size)

@@ -4,6 +4,7 @@ number per token."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
@@ -58,6 +59,15 @@ class Block(nn.Module):
         return cast(Tensor, x_BTD + self.mlp(self.mlp_norm(x_BTD)))
 
 
+Through = Callable[[Block, Tensor, Layout, tuple[Tensor, Tensor] | None], Tensor]
+"""How a block is worked through: (block, x_BTD, layout, rotary) -> (B, T, D)."""
+
+
+def plainly(block: Block, x_BTD: Tensor, layout: Layout, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+    """The block, called."""
+    return cast(Tensor, block(x_BTD, layout, rotary))
+
+
 class Decoder(nn.Module):
     """Token ids (B, T) -> logits (B, T, V)."""
 
@@ -69,21 +79,28 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(c, layer) for layer in range(c.layers))
         self.norm = norm(c.norm, c.width, c.norm_eps)
         self.head = None if c.tied else nn.Linear(c.width, c.vocabulary, bias=False)
+        self.through: Through = plainly
+        """Training has other ways (`sishu.train.blocks`)."""
         # no buffer: it stays in float32 whatever the weights are turned into
         self._frequencies = rotary_frequencies(c.head_width, c.rope_theta, c.rope_scaling)
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
-        """Random weights: matrices uniform with variance 1/fan_in, those that write to the stream zero,
-        so that every block starts as the identity; the embedding small because the head shares it."""
+        """Random weights. Matrices uniform with variance 1/fan_in, those that write to the stream zero, so
+        that every block starts as the identity; the embedding small because the head shares it. GPT-2's
+        shape starts as GPT-2 did: normal with deviation 0.02, that of what writes to the stream divided by
+        the root of how often that is done (Radford et al. 2019, section 2.3)."""
         generator = torch.Generator().manual_seed(seed)
+        as_gpt2 = self.config.family == "gpt2"
         for name, weight in self.named_parameters():
+            writes = name.endswith(("attention.output.weight", "mlp.down.weight", "mlp.down"))
             if weight.ndim < 2:
                 weight.fill_(0.0 if name.endswith("bias") else 1.0)
-            elif name.endswith(("attention.output.weight", "mlp.down.weight", "mlp.down")):
+            elif "embedding" in name or as_gpt2:
+                deviation = 0.02 * (2 * self.config.layers) ** -0.5 if writes else 0.02
+                weight.copy_(deviation * torch.randn(weight.shape, generator=generator))
+            elif writes:
                 weight.zero_()
-            elif "embedding" in name:
-                weight.copy_(0.02 * torch.randn(weight.shape, generator=generator))
             else:
                 bound = math.sqrt(3 / weight.shape[-1])
                 weight.copy_((2 * torch.rand(weight.shape, generator=generator) - 1) * bound)
@@ -123,7 +140,7 @@ class Decoder(nn.Module):
         x_BTD = self.embed(ids_BT, layout.positions_BT)
         rotary = self.rotary(layout.positions_BT)
         for block in self.blocks:
-            x_BTD = block(x_BTD, layout, rotary)
+            x_BTD = self.through(cast(Block, block), x_BTD, layout, rotary)
         return cast(Tensor, self.norm(x_BTD))
 
     @property

@@ -7,10 +7,13 @@ from pathlib import Path
 import torch
 
 from sishu.console import UserError
-from sishu.models.config_file import CONFIG
+from sishu.models.config_file import CONFIG, read_shape
 from sishu.models.decoder import Decoder
+from sishu.models.decoder_config import DecoderConfig
+from sishu.models.families.decoders import DECODERS
 from sishu.models.folder import load_decoder
-from sishu.models.gguf.reading import load_gguf
+from sishu.models.gguf.header import GGUF
+from sishu.models.gguf.reading import load_gguf, read_gguf_config
 from sishu.tokenizer.tokenizer import Tokenizer
 
 
@@ -22,6 +25,14 @@ def open_decoder(path: Path, dtype: torch.dtype | None = torch.float32) -> tuple
     """
     file = gguf_at(path)
     return load_gguf(file, dtype) if file else load_decoder(path, dtype)
+
+
+def open_config(path: Path) -> DecoderConfig:
+    """The shape of the model that `open_decoder` would open, without its weights; raises UserError."""
+    file = gguf_at(path)
+    if file:
+        return read_gguf_config(GGUF(file))
+    return read_shape(path, DECODERS, lambda family: (family.causal,))[1]
 
 
 def gguf_at(path: Path) -> Path | None:

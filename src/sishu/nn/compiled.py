@@ -13,12 +13,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sishu.native import training
+from sishu.nn.device import own_code_fits
 
 
 def learns(*tensors: Tensor | None) -> bool:
     """Whether this is a pass of training, of which compiled code knows the types: a gradient will be asked of
     it, or autocast is on. What is only read while training is rounded alike, so that a policy that did not
     change gives the probabilities it gave before (PPO)."""
+    if not own_code_fits():
+        return False
     there = [t for t in tensors if t is not None]
     wanted = torch.is_grad_enabled() and any(t.requires_grad for t in there)
     return (wanted or torch.is_autocast_enabled("cpu")) and training.knows(*there)

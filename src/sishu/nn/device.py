@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 def best_device() -> torch.device:
@@ -29,8 +29,22 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """A context in which matrix products run in bfloat16 where asked for (`auto`: where fast); weights,
-    gradients and optimizer stay float32."""
+    """A context in which matrix products run in bfloat16 or float16 where asked for (`auto`: bfloat16 where
+    fast); weights, gradients and optimizer stay float32."""
+    dtype = products_in(device, precision)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
+
+
+def products_in(device: torch.device, precision: Precision) -> torch.dtype:
+    """The type of matrix products in training."""
     if precision == "bf16" or (precision == "auto" and has_fast_bf16(device)):
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
+        return torch.bfloat16
+    return torch.float16 if precision == "fp16" else torch.float32
+
+
+def own_code_fits() -> bool:
+    """Whether our compiled functions may be asked: not while torch's compiler reads along, which makes its
+    own, and not for float16, which they do not know."""
+    if torch.compiler.is_compiling():
+        return False
+    return not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") == torch.bfloat16

@@ -16,7 +16,8 @@ LONGEST_PLAIN = 1024
 
 def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """softmax(q kᵀ / √K + mask) v: (B, H, T, K). Each of the G key-value heads serves H / G query heads.
-    The mask (B, 1 or H, T, S) is boolean, true where a key is seen, or is added to the scores.
+    The mask (B, 1 or H, T, S) is boolean, true where a key is seen, or is added to the scores; where there is
+    one, `causal` says that it is boolean and lets no query see what comes after it.
 
     The fused kernel everywhere but for causal bfloat16 on a CPU, where two plain batched products with the
     softmax in float32 between them take half the time, forward and backward (context 512, two cores).
@@ -26,6 +27,8 @@ def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Tensor | None, 
     if plain and T <= LONGEST_PLAIN:
         k_BHSK, v_BHSK = (x if group == 1 else x.repeat_interleave(group, dim=1) for x in (k_BGSK, v_BGSK))
         scores_BHTS, scale = q_BHTK @ k_BHSK.mT, q_BHTK.shape[3] ** -0.5
+        if mask is not None:  # unseen by autograd: where a share is 0, so is the gradient of its score
+            scores_BHTS.detach().masked_fill_(~mask, -torch.inf)
         if compiled.learns(scores_BHTS):
             y_BHTK: Tensor = compiled.causal_softmax(scores_BHTS, scale) @ v_BHSK
             return y_BHTK
@@ -36,7 +39,7 @@ def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Tensor | None, 
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.to(q_BHTK.dtype)
     return F.scaled_dot_product_attention(
-        q_BHTK, k_BGSK, v_BGSK, attn_mask=mask, is_causal=causal, enable_gqa=group > 1
+        q_BHTK, k_BGSK, v_BGSK, attn_mask=mask, is_causal=causal and mask is None, enable_gqa=group > 1
     )
 
 
@@ -45,8 +48,8 @@ class Layout:
     """A forward pass without a cache: T tokens a row that see each other as `seen` says.
 
     `seen` is boolean, (B or 1, 1, T, T); where it is None the pass is causal over the T tokens, or, with
-    `causal=False`, everything is seen. Layers that look through a sliding window or weigh distances narrow
-    that down themselves.
+    `causal=False`, everything is seen. With both, what is seen is never later. Layers that look through a
+    sliding window or weigh distances narrow that down themselves.
     """
 
     positions_BT: Tensor
@@ -76,8 +79,8 @@ class Layout:
         """Rows of several documents, numbered by `document_BT`: each sees itself alone, causally, and its
         positions begin at 0."""
         positions_BT = masks.document_positions(document_BT)
-        seen = masks.documents(document_BT) & masks.causal(positions_BT, positions_BT)
-        return cls(positions_BT, seen, causal=False)
+        place_1T = torch.arange(document_BT.shape[1], device=document_BT.device)[None]
+        return cls(positions_BT, masks.documents(document_BT) & masks.causal(place_1T, place_1T))
 
     @classmethod
     def with_prefix(cls, length: int, prefix_B: Tensor) -> Layout:
@@ -101,9 +104,10 @@ class Layout:
     def mask(
         self, keys_BS: Tensor, seen: Tensor | None, window: int | None, slopes_H: Tensor | None
     ) -> tuple[Tensor | None, bool]:
-        """The mask for keys at these positions, and whether the pass is simply causal instead."""
+        """The mask for keys at these positions, and whether the pass is causal, by itself or within
+        the mask."""
         if window is None and slopes_H is None:
-            return seen, self.causal and seen is None
+            return seen, self.causal
         wanted = (window, None if slopes_H is None else len(slopes_H))
         if wanted not in self._masks:
             queries_BT = self.positions_BT

@@ -50,7 +50,6 @@ class SwiGLU(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         gate, up = self.gate(x_BTD), self.up(x_BTD)
-        inner = (
-            compiled.gated(gate, up) if self.is_silu and compiled.learns(gate, up) else self.act(gate) * up
-        )
-        return cast(Tensor, self.down(inner))
+        if self.is_silu and compiled.learns(gate, up):
+            return cast(Tensor, self.down(compiled.gated(gate, up)))
+        return cast(Tensor, self.down(self.act(gate) * up))

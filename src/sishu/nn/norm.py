@@ -28,6 +28,15 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
 
 
+class LayerNorm(nn.LayerNorm):
+    """torch's, whose kernel for CPUs takes no narrow weights for float32: FSDP2 may have fetched such."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float32 != self.weight.dtype:
+            return F.layer_norm(x, self.normalized_shape, self.weight.float(), self.bias.float(), self.eps)
+        return super().forward(x)
+
+
 def norm(kind: Norm, width: int, eps: float) -> nn.Module:
     """A normalisation of this kind; LayerNorm has a bias."""
-    return RMSNorm(width, eps) if kind == "rms" else nn.LayerNorm(width, eps)
+    return RMSNorm(width, eps) if kind == "rms" else LayerNorm(width, eps)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from sishu.batches.batch import IGNORED, Batch
 from sishu.models.decoder import Decoder
+from sishu.nn.layout import Layout
 from sishu.objectives.cross_entropy import head_cross_entropy
 from sishu.objectives.loss import Loss
 
@@ -14,22 +18,42 @@ from sishu.objectives.loss import Loss
 def next_token(model: Decoder, batch: Batch) -> Loss:
     """Mean cross-entropy in nats over targets that are not ignored.
 
-    `ids` and `targets` are (B, T); the logits of ignored positions are never computed, and never those of all
-    others at once.
+    `ids` and `targets` are (B, T), and so is `documents` where there is one: then each document of a row, by
+    its number there, sees itself alone. The logits of ignored positions are never computed, and never those
+    of all others at once.
     """
-    mean, losses_N = _cross_entropy(model, batch["ids"], batch["targets"])
+    documents = batch["documents"] if "documents" in batch.tensors else None
+    mean, losses_N = _cross_entropy(model, batch["ids"], batch["targets"], documents)
     return Loss(mean, {"loss": losses_N.mean()})
 
 
+def next_token_of_bytes(bytes_per_token: float) -> Callable[[Decoder, Batch], Loss]:
+    """`next_token` with the figure `bits_per_byte` as well, for text that has so many UTF-8 bytes a token."""
+
+    def objective(model: Decoder, batch: Batch) -> Loss:
+        loss = next_token(model, batch)
+        bits = loss.figures["loss"] / (math.log(2) * bytes_per_token)
+        return Loss(loss.total, {**loss.figures, "bits_per_byte": bits})
+
+    return objective
+
+
 @torch.no_grad()
-def token_losses(model: Decoder, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
-    """Cross-entropy of every counted target in nats, float32, in row order (N,); without a gradient."""
-    return _cross_entropy(model, ids_BT, targets_BT)[1]
+def token_losses(
+    model: Decoder, ids_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of every counted target in nats, float32, in row order (N,); without a gradient. For
+    `documents_BT` see `next_token`."""
+    return _cross_entropy(model, ids_BT, targets_BT, documents_BT)[1]
 
 
-def _cross_entropy(model: Decoder, ids_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
+def _cross_entropy(
+    model: Decoder, ids_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None
+) -> tuple[Tensor, Tensor]:
     counted = targets_BT != IGNORED
-    return head_cross_entropy(model.hidden(ids_BT)[counted], model.head_weight, targets_BT[counted])
+    layout = None if documents_BT is None else Layout.packed(documents_BT)
+    x_BTD = model.hidden(ids_BT, layout)
+    return head_cross_entropy(x_BTD[counted], model.head_weight, targets_BT[counted])
 
 
 def distributions(

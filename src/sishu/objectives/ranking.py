@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -59,10 +62,38 @@ def calibrated(scores_B: Tensor, quantiles_Q: Tensor) -> Tensor:
 
 
 class Ranking:
-    """The objective: all pairs of ranks, between all prompts of a micro-batch."""
+    """The objective: all pairs of ranks, between all prompts of a step."""
+
+    def together(self, model: Scorer, batches: Sequence[Batch]) -> list[Batch]:
+        """The micro-batches of a step with the slope of its loss at each of their rewards, which all of them
+        decide: read once beforehand, then gone back through micro-batch by micro-batch (Gao et al. 2021,
+        arXiv:2101.06983)."""
+        if len(batches) == 1:
+            return list(batches)
+        with torch.no_grad():
+            parts = [_rewards(model, batch) for batch in batches]
+        with torch.enable_grad():
+            leaves = [part.requires_grad_() for part in parts]
+            loss, accuracy = pairwise(torch.cat(leaves))
+            slopes = torch.autograd.grad(loss, leaves)
+        whole = {"loss": loss.detach(), "accuracy": accuracy}
+        return [
+            replace(b, tensors={**b.tensors, **whole, "slopes": own / b.share})
+            for b, own in zip(batches, slopes, strict=True)
+        ]
 
     def __call__(self, model: Scorer, batch: Batch) -> Loss:
-        """`ids` (B·K, T) in rank order within each prompt and `last` (B·K,), K from the batch's kind."""
-        answers = int(batch.kind.rsplit(" ", 1)[1])
-        loss, accuracy = pairwise(rewards_of(model, batch["ids"], batch["last"]).view(-1, answers))
-        return Loss(loss, {"loss": loss.detach(), "accuracy": accuracy})
+        """`ids` (B·K, T) in rank order within each prompt and `last` (B·K,), K from the batch's kind; where
+        `together` was asked, the loss is that of the whole step."""
+        rewards_BK = _rewards(model, batch)
+        if "slopes" not in batch.tensors:
+            loss, accuracy = pairwise(rewards_BK)
+            return Loss(loss, {"loss": loss.detach(), "accuracy": accuracy})
+        along = (rewards_BK * batch["slopes"]).sum()
+        loss = along + (batch["loss"] - along).detach()  # the step's value, this micro-batch's gradient
+        return Loss(loss, {"loss": batch["loss"], "accuracy": batch["accuracy"]})
+
+
+def _rewards(model: Scorer, batch: Batch) -> Tensor:
+    """Rewards (B, K) of a micro-batch's prompts."""
+    return rewards_of(model, batch["ids"], batch["last"]).view(-1, int(batch.kind.rsplit(" ", 1)[1]))

@@ -13,7 +13,7 @@ from sishu.generate.engine import Engine
 from sishu.models.open import gguf_at
 from sishu.run import MANIFEST, Run
 
-STAGES = {"pretrain": "base", "sft": "sft", "ppo": "ppo"}
+STAGES = {"pretrain": "base", "continue_pretrain": "continued", "sft": "sft", "ppo": "ppo"}
 """Stages that make a model that generates, in the road's order, and what their models are called."""
 RECIPE, MODEL, MODEL_CONFIG = "recipe.yaml", "model", "config.json"
 
@@ -21,8 +21,8 @@ RECIPE, MODEL, MODEL_CONFIG = "recipe.yaml", "model", "config.json"
 def models_of(path: Path) -> dict[str, Path]:
     """Model folders by what they are called, the furthest along the road last.
 
-    A run has `base`, `sft` and `ppo`, as far as it has finished those stages. A model folder has the one
-    name its stage gives it; where no manifest beside it tells, it is offered as `base` and as `chat`,
+    A run has `base`, `continued`, `sft` and `ppo`, as far as it has finished those stages. A model folder has
+    the one name its stage gives it; where no manifest beside it tells, it is offered as `base` and as `chat`,
     because both ways of talking to it may be meant.
 
     Raises UserError when `path` is neither, and for a run without a finished model.

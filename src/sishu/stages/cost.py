@@ -1,42 +1,15 @@
-"""What training costs, worked out from a decoder's shape: operations and memory.
-
-FLOPs of a forward pass are 2 per weight and token for the matrix products, the tied output head among the
-weights (its other use, the embedding, is a look-up), and 4·L·H·K·T per token for the attention, of whose T×T
-square the causal half counts too; a backward pass takes twice as much. So training takes 6·N + 12·L·H·K·T a
-token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1; Chowdhery et al. 2022, arXiv:2204.02311, app. B).
-Left out: norms, softmax, clipping, AdamW, and the evaluations on the way, together a few per cent.
-"""
+"""What training costs, worked out from a decoder's shape: operations (`sishu.models.flops`) and memory."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 from sishu.models.decoder import DecoderConfig
+from sishu.models.flops import Flops, forward
 from sishu.nn.layout import LONGEST_PLAIN
 from sishu.objectives.cross_entropy import rows_at_once
 from sishu.stages.reward import RANKS
 from sishu.train.trainer import TrainSettings
-
-
-@dataclass(frozen=True)
-class Flops:
-    """Floating-point operations."""
-
-    products: float = 0.0
-    attention: float = 0.0
-    optimizer: float = 0.0
-    generation: float = 0.0
-    """Answers drawn token by token: bound by memory traffic and overhead, so timed apart."""
-
-    @property
-    def total(self) -> float:
-        return self.products + self.attention + self.optimizer + self.generation
-
-    def __add__(self, other: Flops) -> Flops:
-        return Flops(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
-    def __mul__(self, factor: float) -> Flops:
-        return Flops(*(getattr(self, f.name) * factor for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -50,7 +23,8 @@ class Memory:
     """Of one micro-batch, with `logits`."""
     logits: int
     update: int
-    """Temporary copies in Muon's update, when the activations are gone."""
+    """Temporary copies in Muon's update, when the activations are gone; or, if that is more, the first block
+    worked out again (activation checkpointing), when the others' activations are."""
     accumulates: bool
     """Whether gradients of earlier micro-batches are there beside the activations."""
 
@@ -59,13 +33,6 @@ class Memory:
         """The peak: not everything is there at once."""
         working = self.activations + (self.gradients if self.accumulates else 0)
         return self.weights + self.optimizer + max(working, self.gradients + self.update)
-
-
-def forward(c: DecoderConfig, tokens: float, length: float, head_tokens: float) -> Flops:
-    """A forward pass over `tokens` in rows of `length`, with logits for `head_tokens` of them."""
-    body, head = c.parameters(embedding=False), c.vocabulary * c.width
-    attention = 4 * c.layers * c.heads * c.head_width * length * tokens
-    return Flops(2 * (body * tokens + head * head_tokens), attention)
 
 
 def decoding(c: DecoderConfig, rows: float, prompt: int, new: int) -> Flops:
@@ -77,7 +44,7 @@ def decoding(c: DecoderConfig, rows: float, prompt: int, new: int) -> Flops:
 def matrices(c: DecoderConfig) -> list[tuple[int, int]]:
     """The matrices of one block that Muon would train."""
     q, k, d, f = c.heads * c.head_width, c.kv_heads * c.head_width, c.width, c.hidden
-    return [(q, d), (k, d), (k, d), (d, q), (f, d), (f, d), (d, f)]
+    return [(q, d), (k, d), (k, d), (d, q), *[(f, d)] * (2 if c.gated else 1), (d, f)]
 
 
 def muon_flops(c: DecoderConfig) -> float:
@@ -90,10 +57,13 @@ def optimizer_bytes(c: DecoderConfig, muon: bool, scorer: bool = False) -> int:
     """AdamW keeps two float32 numbers a weight and a step count a tensor, Muon one number a weight."""
     blocks = c.layers * sum(m * n for m, n in matrices(c))
     weights = c.parameters() + (c.width if scorer else 0)
-    tensors = 4 * c.layers + 2 + (not c.tied) + scorer
+    norm = 1 if c.norm == "rms" else 2
+    biases = 3 * c.attention_bias + c.output_bias + (3 if c.gated else 2) * c.mlp_bias
+    tensors = c.layers * (2 * norm + 2 * c.qk_norm + biases) + norm + 1
+    tensors += (c.positions == "learned") + (not c.tied) + scorer
     if muon:
         return 4 * blocks + 8 * (weights - blocks) + 4 * tensors
-    return 8 * weights + 4 * (tensors + 7 * c.layers)
+    return 8 * weights + 4 * (tensors + len(matrices(c)) * c.layers)
 
 
 def muon_update_bytes(c: DecoderConfig, bf16: bool) -> int:
@@ -116,18 +86,23 @@ def activation_bytes(c: DecoderConfig, tokens: int, length: int, bf16: bool, cpu
     a CPU (a fused norm, as on CUDA, keeps less). With bfloat16 products also the matrices' copies in
     bfloat16, and on a CPU the softmax of plain attention."""
     d, q, k, f = c.width, c.heads * c.head_width, c.kv_heads * c.head_width, c.hidden
+    w, plain = 2 if bf16 else 4, has_plain_scores(length, bf16, cpu)
+    shares = 2 * c.heads * length if plain else 4 * c.heads  # or the sums of exponents alone
     copies = 2 * c.layers * sum(m * n for m, n in matrices(c)) if bf16 else 0
+    if not c.gated:  # GPT-2's block, whose functions are torch's everywhere
+        block = 16 * d + 16 + shares + w * (2 * q + 2 * k + 2 * f)
+        return tokens * (c.layers * block + 8 * d) + copies
     if cpu:
-        block = 4 * (2 * d + c.heads + c.kv_heads + 2) + (2 if bf16 else 4) * (2 * d + 4 * q + 3 * k + 3 * f)
-        if has_plain_scores(length, bf16, cpu):  # and keys and values repeated
-            block += 2 * c.heads * length + 2 * q - 4 * k
-        else:
-            block += 4 * c.heads  # sums of exponents
+        block = 4 * (2 * d + c.heads + c.kv_heads + 2) + w * (2 * d + 3 * q + 2 * k + 3 * f) + shares
+        block += w * (q + k) if c.qk_norm else 0
+        block += 2 * q - 4 * k if plain else 0  # keys and values repeated
         return tokens * (c.layers * block + (6 if bf16 else 8) * d) + copies
     if bf16:
-        block = 26 * d + 14 * q + 12 * k + 8 * f + 8 * c.heads + 4 * c.kv_heads + 8
+        block = 26 * d + 6 * q + 4 * k + 8 * f + 8 + shares
+        block += 8 * (q + k) + 4 * (c.heads + c.kv_heads) if c.qk_norm else 0
         return tokens * (c.layers * block + 12 * d) + copies
-    block = 4 * (6 * d + 5 * q + 4 * k + 4 * f + 2 * c.heads + c.kv_heads + 2)
+    block = 4 * (6 * d + 3 * q + 2 * k + 4 * f + 2) + shares
+    block += 8 * (q + k) + 4 * (c.heads + c.kv_heads) if c.qk_norm else 0
     return tokens * (c.layers * block + 12 * d)
 
 
@@ -144,25 +119,56 @@ def distribution_bytes(c: DecoderConfig, tokens: int) -> int:
     return 12 * c.vocabulary * tokens
 
 
-def backward_bytes(
+def head_bytes(c: DecoderConfig, logits: int, bf16: bool, distributions: bool = False) -> int:
+    """The highest point at the head, for so many `logits`, of which whole `distributions` may be wanted."""
+    return distribution_bytes(c, logits) if distributions else logit_bytes(c, logits, bf16)
+
+
+def block_bytes(c: DecoderConfig, tokens: int, length: int, bf16: bool, cpu: bool) -> int:
+    """The highest point of the way back through a block: in its network, or in its plain attention."""
+    attention = 4 * c.heads * length * tokens if has_plain_scores(length, bf16, cpu) else 0
+    return max(attention, 4 * (3 * c.hidden + 2 * c.width) * tokens)
+
+
+def working_bytes(
     c: DecoderConfig,
     tokens: int,
     length: int,
     bf16: bool,
     cpu: bool,
     *,
+    checkpointing: bool = False,
     logits: int | None = None,
     distributions: bool = False,
-) -> int:
-    """The highest point of a backward pass above what autograd keeps of the trunk: at the `logits` positions
-    that have some (all `tokens` when not given), of which whole `distributions` may be wanted, in the last
-    block's network, or in its plain attention."""
-    counted = tokens if logits is None else logits
-    head = distribution_bytes(c, counted) if distributions else logit_bytes(c, counted, bf16)
-    points = [head, 4 * (3 * c.hidden + 2 * c.width) * tokens]
+    models: int = 1,
+) -> tuple[int, int]:
+    """What a micro-batch takes while `models` of one shape learn from it, at the `logits` positions that have
+    some (all `tokens` when not given): at its highest point, and of that what is there when all gradients
+    are, as far as it matters (with `checkpointing`)."""
+    kept = models * activation_bytes(c, tokens, length, bf16, cpu)
+    head = head_bytes(c, tokens if logits is None else logits, bf16, distributions)
+    back = block_bytes(c, tokens, length, bf16, cpu)
+    if not checkpointing:
+        return kept + max(head, back), 0
+    twice = models * activation_bytes(replace(c, layers=2 * c.layers), tokens, length, bf16, cpu)
+    block = (twice - kept) // (models * c.layers)
+    rest = kept - models * c.layers * block
+    inputs = models * c.layers * 4 * c.width * tokens
+    copies = 2 * models * c.layers * sum(m * n for m, n in matrices(c)) if bf16 else 0
+    again = block + _way_back(c, tokens, length, bf16, cpu)
+    return inputs + max(rest + copies + head, again), again
+
+
+def _way_back(c: DecoderConfig, tokens: int, length: int, bf16: bool, cpu: bool) -> int:
+    """The highest point of the way back through one block above what it keeps, but for what it reads: in its
+    network, whose last product's input is gone by then, or, with all that the network kept gone, in its plain
+    attention."""
+    number, inner = 2 if bf16 else 4, 2 if c.gated else 1
+    network = number * inner * c.hidden + 8 * c.width
+    attention = 0
     if has_plain_scores(length, bf16, cpu):
-        points.append(4 * c.heads * length * tokens)
-    return max(points)
+        attention = 4 * c.heads * length - number * (inner + 1) * c.hidden
+    return (max(network, attention) - 4 * c.width) * tokens
 
 
 def memory(
@@ -183,18 +189,28 @@ def memory(
     tokens, muon = rows * length, t.matrix_learning_rate is not None
     weights = 4 * (models * c.parameters() + scorers * c.width)
     whole = kind == "ppo"
-    head = backward_bytes(c, tokens, length, bf16, cpu, logits=logits, distributions=whole)
+    working, last = working_bytes(
+        c,
+        tokens,
+        length,
+        bf16,
+        cpu,
+        checkpointing=t.activation_checkpointing,
+        logits=logits,
+        distributions=whole,
+        models=models,
+    )
+    head = head_bytes(c, tokens if logits is None else logits, bf16, whole)
     state = optimizer_bytes(c, muon, scorer=bool(scorers))
-    activations = models * activation_bytes(c, tokens, length, bf16, cpu)
     if kind == "ppo":
         state += optimizer_bytes(c, muon)
-        activations += 3 * 4 * c.vocabulary * tokens  # the reference's, and two that the KL keeps
+        working += 3 * 4 * c.vocabulary * tokens  # the reference's, and two that the KL keeps
     return Memory(
         weights=weights * models,
         gradients=weights,
         optimizer=state,
-        activations=activations + head,
+        activations=working,
         logits=head,
-        update=models * muon_update_bytes(c, bf16) if muon else 0,
+        update=max(models * muon_update_bytes(c, bf16) if muon else 0, last),
         accumulates=t.batch > t.micro_batch or kind == "ppo",
     )

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 import os
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 
 from sishu.batches.batch import Batch
+from sishu.console import UserError
 from sishu.models.decoder import Decoder, DecoderConfig
+from sishu.models.flops import forward
 from sishu.nn.device import Precision, autocast, best_device, has_fast_bf16
 from sishu.objectives.language import next_token
-from sishu.stages.cost import Memory, forward
+from sishu.stages.cost import Memory
 from sishu.stages.forecast import StagePlan
+from sishu.train.throughput import PEAKS, per_second, products_per_second
 
 
 @dataclass(frozen=True)
 class Device:
-    """Peak dense FLOP/s without sparsity, bytes, bytes per second, seconds to start a kernel, list price."""
+    """Peak dense FLOP/s without sparsity, bytes, bytes per second, seconds to start a kernel, list price an
+    hour, and bytes per second each way to the other devices of a node and, a device, to other nodes."""
 
     name: str
     bf16: float
@@ -33,6 +35,8 @@ class Device:
     price: float | None
     overhead: float = 8e-6
     cpu: bool = False
+    link: float = 32e9
+    network: float = 1.25e9
 
     def in_bf16(self, precision: Precision) -> bool:
         """Whether matrix products run in bfloat16."""
@@ -60,25 +64,31 @@ class Device:
 PRICES_OF = "May 2026"
 DEVICES = (
     Device("2-core CPU", 0, 150e9, 8e9, 20e9, 0.5, 0.10, cpu=True),
-    Device("RTX 4090", 165.2e12, 82.6e12, 24e9, 1008e9, 0.35, 0.69),
-    Device("A100 80GB", 312e12, 19.5e12, 80e9, 2039e9, 0.35, 1.49),
-    Device("H100 SXM", 989.4e12, 66.9e12, 80e9, 3350e9, 0.35, 2.99),
-    Device("H200", 989.4e12, 66.9e12, 141e9, 4800e9, 0.35, 3.79),
+    Device("RTX 4090", *PEAKS["RTX 4090"], 24e9, 1008e9, 0.35, 0.69),
+    Device("A100 80GB", *PEAKS["A100"], 80e9, 2039e9, 0.35, 1.49, link=300e9, network=25e9),
+    Device("H100 SXM", *PEAKS["H100 80GB HBM3"], 80e9, 3350e9, 0.35, 2.99, link=450e9, network=50e9),
+    Device("H200", *PEAKS["H200"], 141e9, 4800e9, 0.35, 3.79, link=450e9, network=50e9),
 )
-"""Peaks, memory and bandwidth from the makers' data sheets; prices are typical single-device list prices."""
+"""Peaks, memory and bandwidths from the makers' data sheets: PCIe 4.0 and 10 Gb/s, NVLink 3 and 200 Gb/s a
+GPU (DGX A100), NVLink 4 and 400 Gb/s (DGX H100); prices are typical single-device list prices."""
+
+
+def device_named(name: str) -> Device:
+    """The device whose name begins so, such as h100; raises UserError for a name of none or of several."""
+    found = [d for d in DEVICES if d.name.lower().startswith(name.lower())] if name else []
+    if len(found) != 1:
+        raise UserError(f"There is no device {name!r}: those known are {', '.join(d.name for d in DEVICES)}.")
+    return found[0]
 
 
 def measure(c: DecoderConfig, precision: Precision, price: float | None) -> Device:
     """This machine, in about two seconds: matrix products, copying, and training a slice of the model."""
     device = best_device()
     cpu = device.type == "cpu"
-    size = 768 if cpu else 4096
-    rates = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a = torch.randn(size, size, device=device).to(dtype)
-        rates[dtype] = 2 * size**3 * _per_second(lambda a=a: a @ a, 0.2)  # type: ignore[misc]
+    threads = torch.get_num_threads()
+    rates = {d: products_per_second(device, d, threads) for d in (torch.float32, torch.bfloat16)}
     read, written = torch.ones(1 << 24, device=device), torch.ones(1 << 24, device=device)
-    bandwidth = 2 * 4 * read.numel() * _per_second(lambda: written.copy_(read), 0.1)
+    bandwidth = 2 * 4 * read.numel() * per_second(lambda: written.copy_(read), 0.1)
     bf16 = rates[torch.bfloat16] if has_fast_bf16(device) else 0.0
     peak = bf16 if bf16 and precision != "fp32" else rates[torch.float32]
     return Device(
@@ -91,19 +101,6 @@ def measure(c: DecoderConfig, precision: Precision, price: float | None) -> Devi
         price,
         cpu=cpu,
     )
-
-
-def _per_second(work: Callable[[], object], seconds: float) -> float:
-    """How often `work` is done in a second, tried for about `seconds` after a warm-up."""
-    began, done = 0.0, -1
-    while done < 1 or time.perf_counter() - began < seconds:
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        done += 1
-        if done == 0:
-            began = time.perf_counter()
-    return done / (time.perf_counter() - began)
 
 
 def _decoder_rate(c: DecoderConfig, device: torch.device, precision: Precision) -> float:
@@ -122,7 +119,7 @@ def _decoder_rate(c: DecoderConfig, device: torch.device, precision: Precision) 
         loss.total.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
 
     work_flops = forward(c, rows * length, length, rows * length) * 3
-    return work_flops.total * _per_second(work, 0.8)
+    return work_flops.total * per_second(work, 0.8)
 
 
 def _memory_here() -> float:

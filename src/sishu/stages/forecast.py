@@ -6,19 +6,20 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from sishu.models.decoder import DecoderConfig
+from sishu.generate.rehearsal import RUNNING
+from sishu.models.decoder_config import DecoderConfig
+from sishu.models.flops import Flops, forward
+from sishu.models.open import open_config
 from sishu.nn.device import Precision
+from sishu.stages.continue_pretrain import GLANCE, HELD_OUT, ContinuePretrainSettings
 from sishu.stages.cost import (
-    Flops,
     Memory,
-    activation_bytes,
-    backward_bytes,
     decoding,
-    forward,
     memory,
     muon_flops,
+    working_bytes,
 )
-from sishu.stages.facts import Facts, Road
+from sishu.stages.facts import Facts, Road, open_model
 from sishu.stages.ppo import PpoSettings
 from sishu.stages.reward import RANKS, SAMPLED, TOGETHER, RewardSettings
 from sishu.stages.sft import SftSettings
@@ -68,6 +69,7 @@ def _training(
     rows = t.batch * (len(RANKS) if kind == "scorer" else 1)
     tokens = steps * rows * length
     muon = muon_flops(c) * steps if t.matrix_learning_rate is not None else 0.0
+    again = Flops(recomputed=forward(c, tokens, length, 0).total if t.activation_checkpointing else 0.0)
     micro = math.ceil(t.batch / t.micro_batch)
     logits = round(learnt * longest * min(t.batch, t.micro_batch))
     memories = {side: memory(c, t, longest, side[0], cpu=side[1], logits=logits, kind=kind) for side in SIDES}
@@ -76,11 +78,39 @@ def _training(
         parameters=c.parameters() + (c.width if kind else 0),
         steps=steps,
         tokens=tokens,
-        flops=forward(c, tokens, length, learnt * tokens) * 3 + Flops(optimizer=muon),
+        flops=forward(c, tokens, length, learnt * tokens) * 3 + Flops(optimizer=muon) + again,
         memories=memories,
-        kernels=steps * c.layers * (micro * KERNELS_LEARN + KERNELS_UPDATE),
+        kernels=steps * c.layers * (micro * _kernels(t) + KERNELS_UPDATE),
         precision=t.precision,
     )
+
+
+def continue_plan(s: ContinuePretrainSettings, c: DecoderConfig, f: Facts) -> StagePlan:
+    """Going on from a model: the text of the field and what is replayed beside it, the looks at held-out text
+    of both kinds before, between and after, and what the model writes itself."""
+    length, kinds = min(s.context_length, c.context_length), 1 + bool(s.replay.data or s.replay.generated)
+    share = s.replay.share if kinds == 2 else 0.0
+    rows = s.passes * math.ceil(f.domain_tokens / length) / (1 - share)
+    steps = s.train.steps or math.ceil(rows / s.train.batch)
+    plan = _training("continue_pretrain", c, s.train, steps, length, length)
+    looked_at = kinds * (2 * HELD_OUT + math.ceil(steps / s.train.evaluate_every) * GLANCE)
+    flops = plan.flops + forward(c, looked_at, length, looked_at)
+    if s.replay.data or not s.replay.generated:
+        return replace(plan, flops=flops)
+    texts = math.ceil(s.replay.generated / length)
+    drawn = math.ceil(texts / RUNNING) * length
+    return replace(
+        plan,
+        flops=flops + decoding(c, texts, 2, length - 2),
+        kernels=plan.kernels + drawn * c.layers * KERNELS_FORWARD,
+        decode_steps=drawn,
+        decode_bytes=4 * c.parameters(),
+    )
+
+
+def _kernels(t: TrainSettings) -> int:
+    """Kernels that a block starts for a micro-batch."""
+    return KERNELS_LEARN + (KERNELS_FORWARD if t.activation_checkpointing else 0)
 
 
 def sft_plan(s: SftSettings, c: DecoderConfig, f: Facts) -> StagePlan:
@@ -120,19 +150,20 @@ def ppo_plan(s: PpoSettings, c: DecoderConfig, f: Facts) -> StagePlan:
     measured = read + forward(c, tokens, length, tokens) + forward(c, drawn * length, length, 0)
     learn = (read + forward(c, ptx, context, ptx)) * 3 + forward(c, tokens, length, tokens)
     muon = 2 * muon_flops(c) if t.matrix_learning_rate is not None else 0.0
+    if t.activation_checkpointing:
+        again = forward(c, ptx, context, 0) + forward(c, tokens, length, 0) * 2
+        learn += Flops(recomputed=again.total)
     step = measured + (learn + Flops(optimizer=muon)) * s.passes + decoding(c, drawn, f.prompt, s.max_tokens)
     micro, ptx_micro = math.ceil(t.batch / t.micro_batch), math.ceil(ptx_rows / t.micro_batch)
     scored = math.ceil(drawn / t.micro_batch)
     reads = (3 + s.passes) * micro + scored + s.max_tokens
-    updates = s.passes * ((2 * micro + ptx_micro) * KERNELS_LEARN + 2 * KERNELS_UPDATE)
+    updates = s.passes * ((2 * micro + ptx_micro) * _kernels(t) + 2 * KERNELS_UPDATE)
     memories = {}
     for side in SIDES:
         m = memory(c, t, length, side[0], cpu=side[1], kind="ppo")
         text = min(ptx_rows, t.micro_batch) * context
-        kept = max(
-            m.activations, activation_bytes(c, text, context, *side) + backward_bytes(c, text, context, *side)
-        )
-        memories[side] = replace(m, activations=kept)
+        kept, _ = working_bytes(c, text, context, *side, checkpointing=t.activation_checkpointing)
+        memories[side] = replace(m, activations=max(m.activations, kept))
     return StagePlan(
         name="ppo",
         parameters=2 * c.parameters() + c.width,
@@ -152,10 +183,13 @@ def plan_stages(road: Road, f: Facts) -> tuple[DecoderConfig, list[StagePlan]]:
     s = road.pretrain
     shape = derive_plan(s.model, s.train, f.vocabulary, f.corpus_tokens or UNKNOWN_CORPUS)
     c, length = shape.config, shape.config.context_length
+    model = open_model(road)
+    further = c if model is None else open_config(model)  # of the stages behind
     every: dict[str, Callable[[], StagePlan]] = {
         "pretrain": lambda: _training("pretrain", c, s.train, shape.steps, length, length),
-        "sft": lambda: sft_plan(road.sft, c, f),
-        "reward": lambda: reward_plan(road.reward, c, f),
-        "ppo": lambda: ppo_plan(road.ppo, c, f),
+        "continue_pretrain": lambda: continue_plan(road.continue_pretrain, further, f),
+        "sft": lambda: sft_plan(road.sft, further, f),
+        "reward": lambda: reward_plan(road.reward, further, f),
+        "ppo": lambda: ppo_plan(road.ppo, further, f),
     }
-    return c, [make() for name, make in every.items() if name in road.stages]
+    return further, [make() for name, make in every.items() if name in road.stages]

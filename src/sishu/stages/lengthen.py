@@ -26,6 +26,7 @@ from sishu.run import StageContext
 from sishu.stages.stage import Need, Stage
 from sishu.tokenizer.tokenizer import Tokenizer
 from sishu.train.held_out import bits_per_byte, position_losses
+from sishu.train.parallel import rows_at_once
 from sishu.train.trainer import Trainer, TrainSettings
 
 HELD_OUT, GLANCE = 65_536, 8_192
@@ -97,7 +98,9 @@ def work(s: LengthenSettings, context: StageContext) -> dict[str, Any]:
     old, new = model.config.context_length, config.context_length
     for side in ("train", "validation"):
         texts = (document.text for document in read_split(context.inputs["documents"], side))
-        write_tokens(texts, tokenizer, context.folder / f"{side}.bin")
+        if context.processes.first:
+            write_tokens(texts, tokenizer, context.folder / f"{side}.bin")
+    context.processes.wait()
     train = read_tokens(context.folder / "train.bin", tokenizer.vocabulary_size)
     held_out = read_tokens(context.folder / "validation.bin", tokenizer.vocabulary_size)
     rows, short = windows(held_out, new, HELD_OUT), windows(held_out, old, HELD_OUT)
@@ -117,10 +120,11 @@ def work(s: LengthenSettings, context: StageContext) -> dict[str, Any]:
     before = measured(model)
     model = stretched(model, config)
     untrained = measured(model)
+    together = rows_at_once(s.train.batch, s.train.micro_batch, context)
     trainer = Trainer(
         model,
         next_token,
-        Windows(train, new, s.train.batch, s.train.micro_batch, context.seed),
+        Windows(train, new, s.train.batch, together, context.seed),
         s.train,
         context,
         steps=s.train.steps,
@@ -129,8 +133,7 @@ def work(s: LengthenSettings, context: StageContext) -> dict[str, Any]:
     )
     trainer.fit()
     trained = measured(model)
-    save_model(model, tokenizer, context.folder / "model")
-    trainer.finish()
+    trainer.finish(lambda whole: save_model(whole, tokenizer, context.folder / "model"))
     say(f"  {'bits per byte of held-out text':<34}before  stretched  trained")
     for name, place in (
         ("last_quarter", f"last quarter of {new:,} tokens"),
@@ -156,4 +159,5 @@ STAGE = Stage(
         Need("documents", "corpus", "documents.parquet"),
     ),
     work,
+    together=True,
 )

@@ -48,8 +48,8 @@ class RewardTraining(TrainSettings):
 
     batch: int = Field(16, ge=1)
     micro_batch: int = Field(16, ge=1)
-    """Prompts worked on at once, whose answers are compared with each other: fewer need less memory, and
-    unlike elsewhere do not give quite the same gradient."""
+    """Prompts worked on at once; fewer need less memory and give the same gradient, but with all at once no
+    answer is read twice."""
     learning_rate: float = Field(5e-4, gt=0)
     warmup: float = Field(0.05, ge=0, le=1)
     evaluate_every: int = Field(100, ge=1)

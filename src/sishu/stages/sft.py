@@ -28,6 +28,7 @@ from sishu.objectives.language import next_token, token_losses
 from sishu.run import StageContext
 from sishu.stages.stage import Need, Stage
 from sishu.tokenizer.chat import Conversation
+from sishu.train.parallel import rows_at_once
 from sishu.train.trainer import Trainer, TrainSettings
 
 GLANCE = 256
@@ -114,7 +115,8 @@ def work(s: SftSettings, context: StageContext) -> dict[str, Any]:
             copies = renamed(named, f"{context.seed}/{copy}", tokens)
             train = train + [dict(conversation(lesson)) for lesson in copies]
     for name, some in (("train", train), ("reward", for_reward), ("validation", held_out)):
-        write_atomic(context.folder / f"conversations-{name}.jsonl", write_conversations(some))
+        if context.processes.first:
+            write_atomic(context.folder / f"conversations-{name}.jsonl", write_conversations(some))
 
     model.to(best_device())
     rows = encode_all(train, tokenizer, model.config.context_length)
@@ -130,10 +132,11 @@ def work(s: SftSettings, context: StageContext) -> dict[str, Any]:
     def evaluate() -> dict[str, float]:
         return {"validation_loss": answer_loss(model, held_rows[:GLANCE], tokenizer.pad, s.train.precision)}
 
+    together = rows_at_once(s.train.batch, s.train.micro_batch, context)
     trainer = Trainer(
         model,
         next_token,
-        Conversations(rows, tokenizer.pad, s.train.batch, s.train.micro_batch, context.seed),
+        Conversations(rows, tokenizer.pad, s.train.batch, together, context.seed),
         s.train,
         context,
         steps=steps,
@@ -148,8 +151,7 @@ def work(s: SftSettings, context: StageContext) -> dict[str, Any]:
         "left_out_too_long": len(train) + len(held_out) - len(rows) - len(held_rows),
         "validation_loss": round(answer_loss(model, held_rows, tokenizer.pad, s.train.precision), 5),
     }
-    save_model(model, tokenizer, context.folder / "model")
-    trainer.finish()
+    trainer.finish(lambda whole: save_model(whole, tokenizer, context.folder / "model"))
     say(f"  held-out answers: {figures['validation_loss']:.3f} nats per token")
     return figures
 
@@ -163,4 +165,5 @@ STAGE = Stage(
         Need("model", "pretrain", "model", setting="model"),
     ),
     work,
+    together=True,
 )

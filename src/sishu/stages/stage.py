@@ -33,3 +33,5 @@ class Stage:
     work: Callable[[Any, StageContext], dict[str, Any]]
     files: tuple[str, ...] = ()
     """Settings, dotted, that name further files from outside the run, each one or a list of them."""
+    together: bool = False
+    """Whether all processes that a launcher started work on it; else the first one does, and they wait."""

@@ -29,12 +29,14 @@ def held_out_nats(
     stride: int,
     precision: Precision,
     batch: int = 16,
+    separate: bool = False,
 ) -> tuple[float, int]:
     """Summed cross-entropy in nats over a row of documents, and how many tokens it counts.
 
     Windows of the model's context start every `stride` tokens and each token counts once, in the first
     window that reaches it, so a stride below the context gives every token at least context - stride
-    tokens of past (the very first ones aside). Document starts are context, not targets.
+    tokens of past (the very first ones aside). Document starts are context, not targets. With `separate` no
+    document sees another.
     """
     if len(tokens) < 2:
         return 0.0, 0
@@ -56,8 +58,9 @@ def held_out_nats(
             torch.stack(rows[i : i + batch]),
             torch.stack(targets[i : i + batch]),
         )
+        documents = (ids == bos).cumsum(1).to(device) if separate else None
         with autocast(device, precision):
-            losses = token_losses(model, ids.to(device), wanted.to(device))
+            losses = token_losses(model, ids.to(device), wanted.to(device), documents)
         nats += float(losses.double().sum())
         count += losses.numel()
     return nats, count

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -16,14 +17,19 @@ from torch import Tensor, nn
 
 from sishu.batches.batch import Batch, Source
 from sishu.config import Section
-from sishu.console import Bar, Metrics, progress, say
+from sishu.console import Bar, Metrics, UserError, progress, say
 from sishu.nn.device import Precision, autocast
-from sishu.objectives.loss import Loss
+from sishu.objectives.loss import Loss, Together
 from sishu.run import StageContext
+from sishu.train.blocks import Blocks
 from sishu.train.checkpoint import Progress, checkpoint_name, load_checkpoint, save_checkpoint
 from sishu.train.health import MOST_ROLLBACKS, Health, Spike
+from sishu.train.layer_norms import LayerNorms
+from sishu.train.loss_scale import LossScale
 from sishu.train.optimizer import Optimizer
+from sishu.train.parallel import parallel
 from sishu.train.schedule import Schedule, rate_factor
+from sishu.train.throughput import Throughput
 
 
 class TrainSettings(Section):
@@ -57,7 +63,13 @@ class TrainSettings(Section):
     clip: float = Field(1.0, gt=0)
     """Largest norm of the gradient."""
     precision: Precision = "auto"
-    """bfloat16 matrix products where the hardware is fast at them, or as told."""
+    """bfloat16 matrix products where the hardware is fast at them, or as told: fp32, bf16, or, for GPUs that
+    have no bfloat16, fp16 with a loss that is scaled."""
+    activation_checkpointing: bool = False
+    """Whether the way back works out again what blocks made instead of keeping it: less memory, more time."""
+    compile: bool = False
+    """Whether torch's compiler makes the blocks. On a CPU it stands in for compiled functions that are there
+    anyway."""
     patience_skips: int = Field(10, ge=1)
     """Updates in a row that may be left out, their loss or gradient not being a number, before it stops."""
     rollback: bool = False
@@ -66,6 +78,8 @@ class TrainSettings(Section):
     equally far."""
     evaluate_every: int = Field(50, ge=1)
     """Steps between evaluations on held-out data."""
+    layer_norms_every: int | None = Field(None, ge=1)
+    """Steps between those whose metrics say how large each layer's activations and gradients are."""
     checkpoint_seconds: float = Field(20.0, ge=0)
     """Seconds between checkpoints: at most this much work is lost in a kill."""
     checkpoints: int = Field(2, ge=1)
@@ -96,11 +110,17 @@ class Trainer:
         rate_factors: Mapping[str, float] | None = None,
         evaluate: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
-        """`rate_factors` multiply the rates of the weights whose names begin with their keys."""
+        """`rate_factors` multiply the rates of the weights whose names begin with their keys. Of several
+        processes each makes the whole model, which is then spread over them."""
+        if settings.layer_norms_every is not None and context.processes.size > 1:
+            raise UserError(
+                "train.layer_norms_every looks at whole layers: leave it out with many processes."
+            )
         self.model, self.objective, self.source = model, objective, source
         self.settings, self.context, self.steps = settings, context, steps
         self.evaluate = evaluate
         self.device = next(model.parameters()).device
+        self.processes, self.parallel = context.processes, parallel(model, context, settings.precision)
         self.optimizer = Optimizer(
             model,
             learning_rate=learning_rate,
@@ -111,6 +131,12 @@ class Trainer:
             factors=rate_factors,
         )
         self.folder = context.folder / "checkpoint"
+        self.blocks = Blocks(
+            model, checkpointing=settings.activation_checkpointing, compiled=settings.compile
+        )
+        self.layer_norms = LayerNorms(model)
+        self.loss_scale = LossScale() if settings.precision == "fp16" else None
+        self.throughput = Throughput(model, settings.precision, self.processes.size)
         self.metrics: Metrics
         self.step, self.data_step, self.rollbacks = 0, 0, 0
         self.health = Health()
@@ -127,18 +153,26 @@ class Trainer:
             if s.rollback:
                 self._save()  # to have somewhere to go back to
         saved = time.monotonic()
+        self.throughput.begin(self.step, self.context.seconds())
         with progress(self.context.name, self.steps, "steps", self.step) as bar:
             while self.step < self.steps and not self.source.done():
                 began = time.monotonic()
                 try:
-                    figures = self._step(self.step)
+                    with self.blocks.timed():
+                        figures = self._step(self.step)
                 except Spike as spike:
                     self._roll_back(spike, bar)
                     continue
                 self.source.after(self.data_step, figures)
                 line: dict[str, Any] = {"step": self.step, "seconds": round(self.context.seconds(), 3)}
                 line |= {name: _round(value) for name, value in figures.items()}
-                line["step_seconds"] = round(time.monotonic() - began, 4)
+                took = time.monotonic() - began
+                line["step_seconds"] = round(took, 4)
+                speed = self.throughput.figures(took, self.step + 1, self.steps, self.context.seconds())
+                line |= {name: float(f"{value:.4g}") for name, value in speed.items()}
+                if self.blocks.compile_seconds:
+                    line["compile_seconds"] = round(self.blocks.compile_seconds, 3)
+                    self.blocks.compile_seconds = 0.0
                 if self.rollbacks:
                     line |= {"rollbacks": self.rollbacks, "data_step": self.data_step}
                 self.step, self.data_step = self.step + 1, self.data_step + 1
@@ -146,12 +180,13 @@ class Trainer:
                 pause, better = self.step % s.evaluate_every == 0 or last, False
                 if self.evaluate and pause:
                     self.model.eval()
-                    found = self.evaluate()
+                    found = self.processes.tell(dict(self.evaluate()))
                     self.model.train()
                     line |= {name: _round(value) for name, value in found.items()}
                     better = self._better(found)
                 self.metrics.write(line)
                 due = pause if s.rollback else time.monotonic() - saved >= s.checkpoint_seconds
+                due = self.processes.tell(due)  # the first one's clock counts
                 if due or better or last:
                     self._save()
                     self.context.note_time()
@@ -159,9 +194,14 @@ class Trainer:
                 main = next(iter(figures.items()))
                 bar.advance(1, f"{main[0]} {main[1]:.3f}")
 
-    def finish(self) -> None:
-        """Drop the checkpoints: call it when the stage's artifact is written."""
-        if self.folder.exists():  # out of sight in one step: half of it, after a kill, would be a damaged one
+    def finish(self, save: Callable[[Any], None] | None = None) -> None:
+        """Have the trained model saved, whole, by the first process, and drop the checkpoints: call it when
+        the stage's other artifacts are written."""
+        model = self.parallel.whole()
+        if save is not None and self.processes.first:
+            save(model)
+        if self.processes.first and self.folder.exists():
+            # out of sight in one step: half of it, after a kill, would be a damaged one
             hidden = self.folder.with_name(".checkpoint")
             shutil.rmtree(hidden, ignore_errors=True)
             self.folder.replace(hidden)
@@ -169,8 +209,9 @@ class Trainer:
 
     def _save(self) -> None:
         """Write a checkpoint."""
-        with (self.context.folder / "metrics.jsonl").open("rb") as file:
-            os.fsync(file.fileno())  # the checkpoint counts on these lines
+        if self.processes.first:
+            with (self.context.folder / "metrics.jsonl").open("rb") as file:
+                os.fsync(file.fileno())  # the checkpoint counts on these lines
         done = Progress(
             self.step,
             self.metrics.offset(),
@@ -179,17 +220,21 @@ class Trainer:
             self.rollbacks,
             asdict(self.health),
             self.best,
+            asdict(self.loss_scale) if self.loss_scale else {},
         )
-        save_checkpoint(self.folder, self.model, self.optimizer, done, self.settings.checkpoints)
+        keep, processes = self.settings.checkpoints, self.processes
+        save_checkpoint(self.folder, self.model, self.optimizer, done, keep, processes)
 
     def _restore(self) -> bool:
         """Take everything back from the newest sound checkpoint, the metrics' length too; whether there is
         one."""
-        found = load_checkpoint(self.folder, self.model, self.optimizer)
+        found = load_checkpoint(self.folder, self.model, self.optimizer, self.processes)
         if found is None:
             return False
         self.step, self.data_step, self.rollbacks = found.step, found.data_step, found.rollbacks
         self.health, self.best = Health(**found.health), found.best
+        if self.loss_scale is not None:
+            self.loss_scale = LossScale(**found.loss_scale)
         self.source.restore(found.source)
         self.metrics = self.context.metrics(found.metrics_offset)
         return True
@@ -203,6 +248,7 @@ class Trainer:
         self.optimizer.zero_grad()
         self._restore()
         self.data_step, self.rollbacks = data_step + 1, rollbacks + 1
+        self.throughput.begin(self.step, self.context.seconds())
         say(f"  step {step}: {spike}; back to step {self.step}, on with the data of step {self.data_step}")
         bar.advance(self.step - step)
 
@@ -222,48 +268,71 @@ class Trainer:
         factor = rate_factor(
             s.schedule, step, self.steps, warmup=s.warmup, cooldown=s.cooldown, final=s.final
         )
-        batches = [batch.to(self.device) for batch in self.source.batches(self.data_step)]
+        given = self.source.batches(self.data_step)
+        self.throughput.count(given, self.source.passes)
+        batches = [batch.to(self.device) for batch in given]
         whole: dict[str, float] = {}  # the summed share of each kind, so that figures are means
         for batch in batches:
             whole[batch.kind] = whole.get(batch.kind, 0.0) + batch.share
         first: dict[str, float] = {}
         skipped = 0
+        looks = s.layer_norms_every is not None and step % s.layer_norms_every == 0
+        scale = {"loss_scale": self.loss_scale.scale} if self.loss_scale else {}
         for update in range(self.source.passes):
-            sums, loss, norm = self._gradient(batches, whole)
+            sums, loss, norm = self._gradient(batches, whole, looks=looks and update == 0)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 skipped += 1
-                self._skip("the gradient" if math.isfinite(loss) else "the loss")
+                if not (math.isfinite(loss) and self.loss_scale and self.loss_scale.overflowed()):
+                    self._skip("the gradient" if math.isfinite(loss) else "the loss")
             else:
                 if s.rollback and update == 0:
                     self.health.check(loss)
                 self.optimizer.step(factor)
                 self.health.good(loss, norm)
+                if self.loss_scale:
+                    self.loss_scale.updated()
             self.optimizer.zero_grad()
             if update == 0:
                 first = sums | {"gradient_norm": norm}
         last = {f"last_{k}": v for k, v in sums.items()} if self.source.passes > 1 else {}
         rate = {"learning_rate": self.optimizer.learning_rate * factor}
-        return first | last | rate | ({"skipped": float(skipped)} if skipped else {})
+        return first | last | rate | scale | ({"skipped": float(skipped)} if skipped else {})
 
     def _gradient(
-        self, batches: list[Batch], whole: Mapping[str, float]
+        self, batches: list[Batch], whole: Mapping[str, float], *, looks: bool
     ) -> tuple[dict[str, float], float, float]:
         """The gradient of the micro-batches into the weights, clipped: the mean figures, the loss and the
-        gradient's norm before. A micro-batch whose loss is not a number is not gone back through where
-        looking at it costs nothing (on the processor)."""
+        gradient's norm before; where it `looks`, also those of the layers. A micro-batch whose loss is not a
+        number is not gone back through where looking at it costs nothing (on the processor)."""
         sums: dict[str, float] = {}
         total = torch.zeros((), device=self.device)
-        for batch in batches:
+        together = self.processes.size > 1  # then all go back through equally many
+        if isinstance(self.objective, Together):
             with autocast(self.device, self.settings.precision):
+                batches = self.objective.together(self.model, batches)
+        batches = self.parallel.mine(batches)
+        for place, batch in enumerate(batches, 1):
+            self.parallel.more_to_come(place < len(batches))
+            with (
+                autocast(self.device, self.settings.precision),
+                self.blocks.at_work(),
+                self.layer_norms.listening() if looks else nullcontext(),
+            ):
                 loss = self.objective(self.model, batch)
             share: Tensor = loss.total * batch.share
             total += share.detach()
-            if self.device.type != "cpu" or math.isfinite(total):
-                share.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+            if together or self.device.type != "cpu" or math.isfinite(total):
+                scaled = share if self.loss_scale is None else share * self.loss_scale.scale
+                scaled.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
             for name, value in loss.figures.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * batch.share / whole[batch.kind]
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        if self.loss_scale is not None:
+            self.loss_scale.undo(self.model.parameters())
+        if looks:
+            sums |= self.layer_norms.figures()
+        norm = self.parallel.clip(self.settings.clip)
         found, size = torch.stack([total, norm.to(total)]).tolist()  # one wait for the device
+        found, size, sums = self.parallel.added(found, size, sums)
         return sums, found, size if math.isfinite(found) else math.nan
 
     def _skip(self, what: str) -> None:

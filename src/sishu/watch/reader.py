@@ -21,7 +21,7 @@ PACE = 200
 SAMPLES = 5
 """Texts that are kept, the newest."""
 TOKENS, STEPS = "tokens_per_second", "steps_per_second"
-NO_CURVE = ("step", "seconds", "step_seconds", "tokens", "data_step")
+NO_CURVE = ("step", "seconds", "step_seconds", "eta_seconds", "tokens", "data_step")
 
 
 class MetricsFile:
@@ -107,7 +107,7 @@ class MetricsFile:
             return
         if "seconds" in numbers:
             self._pace.append((step, numbers["seconds"]))
-        if numbers.get("step_seconds", 0) > 0:
+        if numbers.get("step_seconds", 0) > 0 and TOKENS not in numbers:
             tokens = numbers.get("tokens", self.step_tokens)
             rate = (tokens or 1) / numbers["step_seconds"]
             numbers[TOKENS if tokens else STEPS] = rate

@@ -17,7 +17,7 @@ RECIPE = "recipe.yaml"
 METRICS = "metrics.jsonl"
 KINDS = ("validation_", "last_")
 """Beginnings of names that are drawn into the chart of the name without them."""
-HOW = (TOKENS, STEPS, "learning_rate", "gradient_norm")
+HOW = (TOKENS, STEPS, "model_flops_utilisation", "learning_rate", "gradient_norm")
 """How the training goes, in the order shown."""
 
 
@@ -132,9 +132,10 @@ class RunWatch:
 
 
 def _base(name: str) -> str:
+    """The chart of a figure: `layer_gradient_norm/blocks.3` is drawn with those of the other layers."""
     for kind in KINDS:
         name = name.removeprefix(kind)
-    return name
+    return name.partition("/")[0]
 
 
 def _rank(base: str, names: list[str]) -> int:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from sishu.console import UserError
 from sishu.models.decoder import Decoder
+from sishu.models.decoder_config import DecoderConfig
 from sishu.models.encoder import Encoder
 from sishu.models.families.family import Rule
 from sishu.models.gguf import bert
-from sishu.models.gguf.architectures import ARCHITECTURES
+from sishu.models.gguf.architectures import ARCHITECTURES, Architecture
 from sishu.models.gguf.header import GGUF
 from sishu.models.gguf.metadata import Metadata
 from sishu.models.gguf.rope import DIVISORS, half_split
@@ -59,6 +60,27 @@ def _plain(value: Any) -> Any:
 def read_gguf_decoder(file: GGUF, dtype: torch.dtype | None = torch.float32) -> Decoder:
     """A causal model without its tokenizer, its weights as `dtype`; None keeps plain types as they are
     stored and makes float32 of blocks."""
+    architecture, config = _shape(file)
+    decoder = _empty(file, lambda: Decoder(config))
+
+    def read(name: str) -> Tensor:
+        weight = file.read(name)
+        if architecture.interleaved and name.endswith(ROTARY_PAIRS):
+            heads = config.heads if ".attn_q." in name else config.kv_heads
+            weight = half_split(weight, heads)
+        return weight
+
+    _fill(decoder, file, architecture.rules(config), read, dtype)
+    return decoder
+
+
+def read_gguf_config(file: GGUF) -> DecoderConfig:
+    """The shape of a causal model, no weight being read."""
+    return _shape(file)[1]
+
+
+def _shape(file: GGUF) -> tuple[Architecture, DecoderConfig]:
+    """What a file's model is of, and its shape; raises UserError where it is none that is read here."""
     about = _about(file)
     architecture = ARCHITECTURES.get(about.architecture)
     if architecture is None:
@@ -75,17 +97,7 @@ def read_gguf_decoder(file: GGUF, dtype: torch.dtype | None = torch.float32) -> 
         raise UserError(f"{file.path} is not a usable model: {error}.") from error
     if config.experts and config.experts.count > max(shape[0] for shape in shapes.values()):
         raise about.wrong("expert_count", config.experts.count, "how many experts there are tensors of")
-    decoder = _empty(file, lambda: Decoder(config))
-
-    def read(name: str) -> Tensor:
-        weight = file.read(name)
-        if architecture.interleaved and name.endswith(ROTARY_PAIRS):
-            heads = config.heads if ".attn_q." in name else config.kv_heads
-            weight = half_split(weight, heads)
-        return weight
-
-    _fill(decoder, file, architecture.rules(config), read, dtype)
-    return decoder
+    return architecture, config
 
 
 def read_gguf_encoder(file: GGUF, dtype: torch.dtype | None = torch.float32) -> Encoder:
