@@ -62,7 +62,7 @@ SMALL = {"block_size": "64", "batch_size": "12", "n_layer": "4", "n_head": "4", 
 """nanoGPT's README."""
 AS_QUICKSTART = {"block_size": "512", "batch_size": "4", "n_layer": "4", "n_head": "4", "n_embd": "256"}
 RACES = {
-    "characters": Race(ALIKE | SMALL, 4, 128, 4, 4, 384, 128, 16, 0.017, 0.02, 0.05),
+    "characters": Race(ALIKE | SMALL, 4, 128, 4, 4, 384, 256, 8, 0.017, 0.02, 0.2),
     "tokens": Race(ALIKE | AS_QUICKSTART, 4, 256, 4, 2, 704, 512, 4, 0.012, 0.01, 0.05),
 }
 WARMUP, COOLDOWN = 0.02, 0.6

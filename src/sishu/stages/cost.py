@@ -67,12 +67,18 @@ def optimizer_bytes(c: DecoderConfig, muon: bool, scorer: bool = False) -> int:
 
 
 def muon_update_bytes(c: DecoderConfig, bf16: bool) -> int:
-    """Copies alive in Muon's update of the largest group of matrices of one shape."""
+    """Copies alive in Muon's update of the group of matrices of one shape that needs most: three in float32
+    and, at the end of an iteration, four of it and a square, or, while squares are made, two and four."""
     groups: dict[tuple[int, int], int] = {}
     for shape in matrices(c):
         groups[shape] = groups.get(shape, 0) + c.layers
-    whole, square = (20, 6) if bf16 else (28, 12)
-    return max(n * (whole * a * b + square * min(a, b) ** 2) for (a, b), n in groups.items())
+    w = 2 if bf16 else 4
+
+    def highest(rows: int, columns: int) -> int:
+        numbers, square = rows * columns, min(rows, columns) ** 2
+        return 12 * numbers + w * max(4 * numbers + square, 2 * numbers + 4 * square)
+
+    return max(count * highest(*shape) for shape, count in groups.items())
 
 
 def has_plain_scores(length: int, bf16: bool, cpu: bool) -> bool:

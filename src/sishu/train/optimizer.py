@@ -84,18 +84,22 @@ class Muon:
     @torch.no_grad()
     def step(self, factor: float) -> None:
         """One update at `factor` times the learning rate."""
-        rate = self.learning_rate * factor
-        for (shape, _), names in self.by_shape.items():
-            gradients = torch.stack([_gradient(self.weights[n]) for n in names])
-            buffers = torch.stack([self.buffers[n] for n in names])
-            buffers.lerp_(gradients, 1 - self.momentum)
-            weights = [self.weights[n] for n in names]
-            updates = orthogonalise_parts(gradients.lerp(buffers, self.momentum), weights)  # Nesterov
-            scale = max(1.0, shape[0] / shape[1]) ** 0.5
-            for name, buffer, update in zip(names, buffers, updates, strict=True):
-                self.buffers[name].copy_(buffer)
-                own = rate * self.factors[name]
-                local(self.weights[name]).mul_(1 - own * self.decay).add_(update, alpha=-own * scale)
+        for names in self.by_shape.values():
+            self._update(names, self.learning_rate * factor)
+
+    def _update(self, names: list[str], rate: float) -> None:
+        """The update of weights of one shape; nothing of it is kept while the next one is made."""
+        weights = [self.weights[n] for n in names]
+        gradients = torch.stack([_gradient(weight) for weight in weights])
+        buffers = torch.stack([self.buffers[n] for n in names])
+        buffers.lerp_(gradients, 1 - self.momentum)
+        updates = orthogonalise_parts(gradients.lerp(buffers, self.momentum), weights)  # Nesterov
+        rows, columns = weights[0].shape
+        scale = max(1.0, rows / columns) ** 0.5
+        for name, weight, buffer, update in zip(names, weights, buffers, updates, strict=True):
+            self.buffers[name].copy_(buffer)
+            own = rate * self.factors[name]
+            local(weight).mul_(1 - own * self.decay).add_(update, alpha=-own * scale)
 
 
 def _gradient(weight: Tensor) -> Tensor:
