@@ -140,7 +140,10 @@ def corpus(
         _stage("corpus", words, run, recipe, quiet)
 
 
-@app.command(help="Learn a byte-level BPE vocabulary. Example: sishu tokenizer data=my.txt vocabulary=2048")
+@app.command(
+    help="Learn a byte-level BPE vocabulary, or one of characters (kind=characters), or take a ready one "
+    "(ready=PATH). Example: sishu tokenizer data=my.txt vocabulary=2048"
+)
 def tokenizer(
     words: Words = None, run: RunFolder = None, recipe: RecipeName = None, quiet: Quiet = False
 ) -> None:
