@@ -67,7 +67,7 @@ class Spy(TorchDispatchMode):
 def processes(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
     """So many processes, of which this is the first and the others are made up: they answer nothing."""
     data, tensor = request.param
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=data * tensor)  # type: ignore[no-untyped-call]  # torch gives it no types
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=data * tensor)
     yield data, tensor
     dist.destroy_process_group()
 
@@ -117,7 +117,7 @@ def test_traffic_is_that_of_the_collectives_that_are_started(
             spread.more_to_come(done < rounds - 1)
             with autocast(torch.device("cpu"), precision), blocks.at_work():
                 loss = next_token(model, Batch({"ids": ids, "targets": ids}, 1.0)).total
-                loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+                loss.backward()
         optimizer.step(1.0)
     t = TrainSettings(batch=2 * data * rounds, micro_batch=2, matrix_learning_rate=muon)
     cluster = Cluster(H100, data * tensor, tensor)
